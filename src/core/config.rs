@@ -1,0 +1,75 @@
+//! What a node is told about itself and its resource. Made by the driver out of the user's file.
+
+use super::types::*;
+
+/// A node of the resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSpec {
+    pub name: String,
+    pub mode: Mode,
+}
+
+/// A volume of the resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeSpec {
+    pub name: String,
+    /// Bytes; a multiple of the block size.
+    pub size: u64,
+}
+
+/// Everything the core needs to know beside what is on disk.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub resource: String,
+    /// All nodes, sorted by name; a [`NodeId`] is an index into this.
+    pub nodes: Vec<NodeSpec>,
+    pub me: NodeId,
+    /// In the order of the user's file; a [`VolumeId`] is an index into this.
+    pub volumes: Vec<VolumeSpec>,
+    /// Logical block size in bytes: 512 or 4096.
+    pub block: u32,
+    /// Bytes of [`super::Part::Log`] in all.
+    pub log_size: u64,
+    /// A sync write waits no longer than this for a passive.
+    pub stall_ms: u64,
+    pub on_stall: OnStall,
+    /// Every write is durable before it completes.
+    pub durable_write: bool,
+    /// A heartbeat each so often; a session is over after ten without a word.
+    pub heartbeat_ms: u64,
+    /// Payloads that are not yet applied: at most about this many bytes of memory.
+    pub memory: u64,
+    /// Data sent to one peer and not yet confirmed: at most about this many bytes.
+    pub window: u64,
+    /// The log flushes by itself after this long (L3).
+    pub flush_ms: u64,
+    /// Committed records are applied to the store at the latest after this long.
+    pub apply_ms: u64,
+    /// Random, drawn anew at each start of the process. Terms' ids are derived from it.
+    pub incarnation: Incarnation,
+    /// Random, the same for all processes of one kernel boot (C5).
+    pub boot: u128,
+}
+
+impl NodeConfig {
+    /// The name of a node.
+    pub fn name(&self, node: NodeId) -> &str {
+        &self.nodes[node.0 as usize].name
+    }
+
+    /// This node's name.
+    pub fn my_name(&self) -> &str {
+        self.name(self.me)
+    }
+
+    /// Everyone but this node.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let me = self.me;
+        (0..self.nodes.len() as u8).map(NodeId).filter(move |n| *n != me)
+    }
+
+    /// The node of this name.
+    pub fn find(&self, name: &str) -> Option<NodeId> {
+        self.nodes.iter().position(|n| n.name == name).map(|i| NodeId(i as u8))
+    }
+}

@@ -1,0 +1,74 @@
+//! What a node says of itself first, and the charter.
+
+use super::types::*;
+use bincode::{Decode, Encode};
+
+/// The version of the peer protocol.
+pub const PROTOCOL: u32 = 1;
+
+/// Who is active and who is in sync: the register of the keeper (C9 for `alone`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Charter {
+    /// Founded anew by a forced promotion: (number, random id) (C8). (0, 0) is a charter that was never founded.
+    pub generation: (u64, u128),
+    pub version: u64,
+    /// Name of the active node, none after a release.
+    pub active: Option<String>,
+    /// Members by name and incarnation, the active included.
+    pub in_sync: Vec<Member>,
+    /// Set by a node that stepped down with everything durable on every member: its end position (C9).
+    pub released: Option<Lsn>,
+}
+
+/// A member of the in-sync set (C1).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Member {
+    pub node: String,
+    pub incarnation: Incarnation,
+}
+
+impl Charter {
+    /// Whether this charter replaces `other`.
+    pub fn newer_than(&self, other: &Charter) -> bool {
+        (self.generation.0, self.version) > (other.generation.0, other.version)
+    }
+
+    /// The member entry of a node, if it is in sync.
+    pub fn member(&self, node: &str) -> Option<&Member> {
+        self.in_sync.iter().find(|m| m.node == node)
+    }
+}
+
+/// A node's open gap: its store is between two positions (R1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Gap {
+    /// Where the undo leads back to; none where there is no way back (a fresh replica).
+    pub rollback: Option<Lsn>,
+}
+
+/// First message of both sides of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Hello {
+    pub protocol: u32,
+    pub resource: String,
+    pub node: String,
+    pub incarnation: Incarnation,
+    pub role: Role,
+    /// Name and size in bytes of each volume, in order.
+    pub volumes: Vec<(String, u64)>,
+    pub block: u32,
+    /// Terms, oldest first. Empty for a fresh replica (B3).
+    pub lineage: Vec<Term>,
+    /// Fresh, and its stores are proven to be zero.
+    pub zero: bool,
+    /// Newest record held, in memory or on disk.
+    pub received: Lsn,
+    pub durable: Lsn,
+    pub committed: Lsn,
+    /// Newest record that the store may hold.
+    pub applied: Lsn,
+    /// Oldest record that the log still holds, `durable + 1` if it is empty.
+    pub log_from: Lsn,
+    pub charter: Charter,
+    pub gap: Option<Gap>,
+}

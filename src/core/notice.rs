@@ -1,0 +1,137 @@
+//! Everything the core says to people: events of the stream, and refusals with names.
+
+use serde::Serialize;
+
+/// Why a command was not carried out. Nothing has changed when one is returned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("{node} is already active")]
+    AlreadyActive { node: String },
+    #[error("{node} is not active, so there is nothing to do here; the active node is {active}")]
+    NotActive { node: String, active: String },
+    #[error("{peer} is active: use `understudy switchover --to {me}` on it, or demote it first")]
+    PeerIsActive { peer: String, me: String },
+    #[error(
+        "{} cannot be reached, and may hold newer data or still be serving. Start it or mend the link; or, when you have made sure \
+         that it is off, promote with --force --off {}", peers.join(", "), peers.join(","))]
+    Unreachable { peers: Vec<String> },
+    #[error("{peer} answers, so it is not off; leave it out of --off")]
+    NotOff { peer: String },
+    #[error("no node of this resource is called {name:?}; its nodes are {}", known.join(", "))]
+    UnknownNode { name: String, known: Vec<String> },
+    #[error(
+        "{peer} holds {records} record(s) past the end of this node (up to lsn {end}): promote {peer} instead, or use --force to give them up"
+    )]
+    Behind { peer: String, records: u64, end: u64 },
+    #[error(
+        "this node was dropped from the in-sync set by {active}: it may lack completed writes. Promote {active}, or use --force"
+    )]
+    Dropped { active: String },
+    #[error(
+        "this replica is in the middle of its first full resync and holds no valid image yet: wait for it to end, or promote another node"
+    )]
+    NoImage,
+    #[error("{peer} is not in sync: {why}. Wait for it, or see `understudy status`")]
+    NotInSync { peer: String, why: String },
+    #[error(
+        "{peer} is the only other in-sync member: without it one failure loses data. Use --force to do it all the same"
+    )]
+    LastMember { peer: String },
+    #[error("another command is under way: {what}")]
+    Busy { what: &'static str },
+    #[error("the storage of this node failed: {what}; it does not serve until that is mended and the daemon restarted")]
+    Faulted { what: String },
+    #[error("not done in time: {what}")]
+    TimedOut { what: String },
+}
+
+/// One line of the event stream. The name of the variant is the name of the event, in snake_case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum Notice {
+    Started {
+        role: String,
+        received: u64,
+        durable: u64,
+        applied: u64,
+    },
+    PeerConnected {
+        peer: String,
+    },
+    PeerLost {
+        peer: String,
+        why: String,
+    },
+    /// The verdict of the handshake, in words.
+    Handshake {
+        peer: String,
+        verdict: String,
+    },
+    HandshakeRefused {
+        peer: String,
+        why: String,
+    },
+    TermOpened {
+        number: u64,
+        id: String,
+        first: u64,
+    },
+    Promoted {
+        forced: bool,
+        gave_up: String,
+    },
+    Demoted {
+        end: u64,
+    },
+    InSync {
+        peer: String,
+    },
+    Dropped {
+        peer: String,
+        why: String,
+    },
+    Suspended {
+        why: String,
+    },
+    Resumed,
+    OrphansSetAside {
+        records: u64,
+        bytes: u64,
+        salvage: u32,
+    },
+    LogOverflow {
+        peer: String,
+    },
+    ResyncStarted {
+        peer: String,
+        bytes: u64,
+    },
+    ResyncFinished {
+        peer: String,
+        position: u64,
+    },
+    RolledBack {
+        to: u64,
+    },
+    VerifyStarted {
+        peer: String,
+    },
+    VerifyDiffers {
+        peer: String,
+        volume: u16,
+        offset: u64,
+        length: u64,
+    },
+    VerifyFinished {
+        peer: String,
+        differing_bytes: u64,
+        repaired: bool,
+    },
+    SplitBrain {
+        peer: String,
+    },
+    StorageFailed {
+        part: String,
+        errno: i32,
+    },
+}

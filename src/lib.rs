@@ -1,0 +1,6 @@
+//! Understudy: a replicated block device for Linux, wholly in userspace.
+//!
+//! Start with `docs/architecture.md`. The pure core is [`core`]; the daemon and the simulator drive it.
+
+pub mod buf;
+pub mod core;
