@@ -260,9 +260,10 @@ pub enum PeerMsg {
         received: Lsn,
         durable: Lsn,
     },
-    /// The passive needs a resync from its `rollback` position; `extents` changed on its side since (R4).
+    /// The passive needs the contents of whatever changed after `since`, the last record that both lineages share, and
+    /// of `extents`: what changed on its own side since (R4), and every block with undo (R3).
     ReadyResync {
-        rollback: Lsn,
+        since: Lsn,
         extents: Vec<Extent>,
     },
     /// Records in order, and the watermarks of the active.
@@ -321,6 +322,20 @@ pub enum PeerMsg {
     Bye {
         why: String,
     },
+}
+
+/// Where a passive stands. Counts only where `term` is the receiver's own newest term (C1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Ack {
+    /// The newest term of the sender's lineage; none for a fresh replica.
+    pub term: Option<TermId>,
+    pub received: Lsn,
+    pub durable: Lsn,
+    pub applied: Lsn,
+    /// Bytes of resync contents taken in this session.
+    pub resync_bytes: u64,
+    /// `Watermarks::clock_us` of the newest frame that this answers.
+    pub echo_us: u64,
 }
 
 /// Where the active stands.

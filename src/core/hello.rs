@@ -16,6 +16,8 @@ pub struct Charter {
     pub active: Option<String>,
     /// Members by name and incarnation, the active included.
     pub in_sync: Vec<Member>,
+    /// The node that a switchover released the role to: it alone may be promoted without asking the others (C9).
+    pub heir: Option<String>,
     /// Set by a node that stepped down with everything durable on every member: its end position (C9).
     pub released: Option<Lsn>,
 }
