@@ -80,7 +80,8 @@ fn place() -> impl Strategy<Value = (u16, u64)> {
         1 => 0..2 * CHUNK + 80,
     ];
     let skew = prop_oneof![4 => Just(0), 1 => Just(512u64), 1 => Just(3584)];
-    (0..SIZES.len() as u16 + 1, block, skew).prop_map(|(volume, block, skew)| (volume, block * DIRTY_BLOCK + skew))
+    let volume = prop_oneof![1 => Just(0), 1 => 0..SIZES.len() as u16 + 1];
+    (volume, block, skew).prop_map(|(volume, block, skew)| (volume, block * DIRTY_BLOCK + skew))
 }
 
 fn extents() -> impl Strategy<Value = Extent> {
@@ -104,7 +105,14 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let max = prop_oneof![Just(0), Just(512u64), Just(10_000), Just(1 << 20), Just(CHUNK_BYTES + 1), Just(u64::MAX)];
+    let max = prop_oneof![
+        Just(0),
+        Just(512u64),
+        Just(10_000),
+        Just(1 << 20),
+        (1..12u64).prop_map(|n| n * 2048),
+        Just(u64::MAX)
+    ];
     prop_oneof![
         8 => extents().prop_map(Op::Add),
         6 => extents().prop_map(Op::Remove),
@@ -115,7 +123,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
 
     #[test]
     fn agrees_with_a_bool_per_block(ops in prop::collection::vec(op(), 1..24), probes in prop::collection::vec(place(), 8)) {
@@ -200,4 +208,21 @@ fn a_walk_by_max_bytes_ends_at_a_short_last_block() {
     }
     assert_eq!(seen, [extent(0, 0, 4096), extent(0, 4096, 512), extent(1, 0, 1536)]);
     assert_eq!(set.next((VolumeId(u16::MAX), 0), 4096), None);
+}
+
+#[test]
+fn a_run_ends_at_a_chunk_that_is_clean() {
+    let mut set = DirtySet::new(&SIZES);
+    let expected = [extent(0, CHUNK_BYTES - 4096, 4096), extent(0, 2 * CHUNK_BYTES, 8192)];
+    expected.iter().for_each(|e| set.add(*e));
+    assert_eq!(set.extents().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_run_from_within_a_block_is_as_long_as_allowed_across_chunks() {
+    let mut set = DirtySet::new(&SIZES);
+    set.add(extent(0, 0, 2 * CHUNK_BYTES));
+    let from = CHUNK_BYTES - 4096 + 3584;
+    // 512 bytes of the first block and one whole block, not one byte less.
+    assert_eq!(set.next((VolumeId(0), from), 4096 + 512), Some(extent(0, from, 512 + 4096)));
 }
