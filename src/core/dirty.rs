@@ -178,7 +178,7 @@ impl DirtySet {
                 Some(_) => break,
             };
             run = Some((key.0, start, end));
-            if (end - start - 1) * DIRTY_BLOCK >= max_bytes {
+            if (end - start) * DIRTY_BLOCK >= max_bytes {
                 break;
             }
         }
