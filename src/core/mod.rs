@@ -3,9 +3,12 @@
 
 pub mod api;
 pub mod config;
+pub mod dirty;
 pub mod disk;
+pub mod extents;
 pub mod hello;
 pub mod notice;
+pub mod overlay;
 pub mod types;
 
 pub use api::*;
