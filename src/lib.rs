@@ -3,4 +3,5 @@
 //! Start with `docs/architecture.md`. The pure core is [`core`]; the daemon and the simulator drive it.
 
 pub mod buf;
+pub mod config;
 pub mod core;
