@@ -4,4 +4,5 @@
 
 pub mod buf;
 pub mod config;
+pub mod control;
 pub mod core;
