@@ -73,14 +73,7 @@ impl Ring {
             return false;
         }
         let start = ScanStart { address, prev_crc: self.prev_crc, first: Lsn(self.lsn) };
-        let fields = BatchFields {
-            stream: STREAM,
-            address,
-            prev_crc: self.prev_crc,
-            term: self.term,
-            first: Lsn(self.lsn),
-            durable: Lsn(self.durable),
-        };
+        let fields = BatchFields { address, ..self.fields() };
         let (head, crc) = encode(&fields, &list);
         let mut at = (address % self.geometry.size) as usize;
         for buf in buffers(head, &list) {
@@ -92,6 +85,25 @@ impl Ring {
         self.lsn += list.len() as u64;
         self.batches.push(Written { start, bytes, records: list, term: self.term });
         true
+    }
+
+    /// Of a batch that would stand at `next`.
+    fn fields(&self) -> BatchFields {
+        BatchFields {
+            stream: STREAM,
+            address: self.next,
+            prev_crc: self.prev_crc,
+            term: self.term,
+            first: Lsn(self.lsn),
+            durable: Lsn(self.durable),
+        }
+    }
+
+    /// Writes a header without its payloads.
+    fn put_header(&mut self, fields: BatchFields, list: &[Record]) {
+        let (head, _) = encode(&fields, list);
+        let at = (fields.address % self.geometry.size) as usize;
+        self.disk[at..at + 4096].copy_from_slice(&head);
     }
 
     /// A new term whose first record is `first`, no later than the next one: all from there on is void.
@@ -160,7 +172,7 @@ impl Ring {
 
 fn scan_disk(geometry: &Geometry, disk: &[u8], from: ScanStart) -> Scan {
     let read = |offset: u64, length: u64| {
-        assert!(offset % 4096 == 0 && length % 4096 == 0 && length > 0, "{length} bytes at {offset}");
+        assert!(offset.is_multiple_of(4096) && length.is_multiple_of(4096) && length > 0, "{length} bytes at {offset}");
         let at = (offset - geometry.start) as usize;
         Ok(Payload::copy_of(&disk[at..at + length as usize]))
     };
@@ -371,14 +383,7 @@ fn a_header_counts_only_if_all_of_it_matches() {
         let mut ring = ring.clone();
         ring.open_term(ring.lsn);
         let list = ring.records(&[4096]);
-        let mut fields = BatchFields {
-            stream: STREAM,
-            address: ring.next,
-            prev_crc: ring.prev_crc,
-            term: ring.term,
-            first: Lsn(ring.lsn),
-            durable: Lsn(0),
-        };
+        let mut fields = ring.fields();
         edit(&mut fields);
         let (head, _) =
             encode(&fields, &list.iter().cloned().map(|r| Record { lsn: fields.first, ..r }).collect::<Vec<_>>());
@@ -540,11 +545,69 @@ fn a_batch_that_cannot_be_there_is_not_read() {
     ring.append(&[4096; 5]);
     let (end, verdict) = (ring.scan().end, ring.scan().verdict);
     assert_eq!((end, verdict), (Lsn(14), Verdict::End));
-    // Over its own tail.
-    let mut over = ring.clone();
-    over.tail.address += 16 * 4096;
-    assert!(over.append(&[4096]));
-    assert_eq!(scan_disk(&ring.geometry, &over.disk, ring.tail).end, Lsn(0));
+    let geometry = Geometry { size: 14 * 4096, ..ring.geometry };
+    let scan = scan_disk(&geometry, &ring.disk, ring.tail);
+    assert_eq!((scan.end, scan.next), (Lsn(9), 10 * 4096));
+
+    // A header before the end of the ring, with room up to the tail but not up to that end.
+    let mut split = Ring::new(16);
+    split.append(&[4096; 9]);
+    split.drop_batches(1);
+    split.append(&[4096; 3]);
+    for (blocks, next) in [(1, 16), (2, 14)] {
+        let mut ring = split.clone();
+        let list = ring.records(&vec![4096; blocks]);
+        ring.put_header(ring.fields(), &list);
+        assert_eq!(ring.scan().next, next * 4096, "a header and {blocks} blocks");
+    }
+
+    // A header in the next lap, for more than there is before the tail.
+    ring.drop_batches(1);
+    for (blocks, next) in [(9, 26), (10, 16)] {
+        let mut ring = ring.clone();
+        let list = ring.records(&vec![4096; blocks]);
+        ring.put_header(ring.fields(), &list);
+        assert_eq!(ring.scan().next, next * 4096, "a header and {blocks} blocks");
+    }
+}
+
+/// Headers beyond the end that say that the lost record was durable, and are not to be believed.
+#[test]
+fn only_a_header_of_this_stream_at_its_own_place_is_evidence() {
+    let mut ring = Ring::new(64);
+    ring.append(&[4096; 4]);
+    let told = |edit: &dyn Fn(&mut BatchFields)| {
+        let mut ring = ring.clone();
+        let place = ring.next + 20 * 4096;
+        let mut fields = BatchFields { address: place, first: Lsn(9), durable: Lsn(8), ..ring.fields() };
+        edit(&mut fields);
+        ring.lsn = fields.first.0;
+        let list = ring.records(&[4096]);
+        let shift = place as i64 - fields.address as i64;
+        ring.put_header(fields, &list);
+        if shift != 0 {
+            // Where the address would have it, it goes; the copy stands elsewhere, as a payload might.
+            let from = (fields.address % ring.geometry.size) as usize;
+            let block = ring.disk[from..from + 4096].to_vec();
+            ring.disk[from..from + 4096].fill(0);
+            ring.disk[place as usize..place as usize + 4096].copy_from_slice(&block);
+        }
+        ring.scan().verdict != Verdict::End
+    };
+    assert!(told(&|_| ()));
+    assert!(told(&|f| f.durable = Lsn(5)));
+    assert!(!told(&|f| f.durable = Lsn(4)));
+    assert!(!told(&|f| f.stream += 1));
+    assert!(!told(&|f| f.address += 4096));
+    assert!(!told(&|f| f.term.number = 0));
+    assert!(!told(&|f| f.first = Lsn(5)), "no batch is durable before it is written");
+}
+
+#[test]
+fn a_start_without_a_first_lsn_is_the_start_of_everything() {
+    let ring = Ring::new(16);
+    let scan = scan_disk(&ring.geometry, &ring.disk, ScanStart::default());
+    assert_eq!((scan.end, scan.verdict), (Lsn(0), Verdict::End));
 }
 
 #[test]
