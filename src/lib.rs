@@ -3,4 +3,9 @@
 //! Start with `docs/architecture.md`. The pure core is [`core`]; the daemon and the simulator drive it.
 
 pub mod buf;
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod core;
+pub mod format;
+pub mod nbd;
