@@ -114,7 +114,7 @@ impl Client {
         let block = rng.below(reach - count + 1);
         let (offset, length) = (block * geometry.block, count * geometry.block);
         let fua = rng.per_mille(habits.fua_per_mille);
-        let mut change = |stamp| What::Change { span: Span { volume, block, count, stamp }, fua };
+        let change = |stamp| What::Change { span: Span { volume, block, count, stamp }, fua };
         let from = self.accepted;
         let weights = [habits.writes, habits.reads, habits.flushes, habits.zeroes, habits.discards];
         let (what, op) = match draw(&weights, rng) {

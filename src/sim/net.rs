@@ -45,12 +45,17 @@ pub struct Net {
     /// Ways on which connections are accepted and nothing is ever delivered.
     hung: BTreeSet<(NodeId, NodeId)>,
     /// Typical µs from one node to another.
-    pub delay_us: u64,
+    delay_us: u64,
     /// Ways that are so many times slower.
     slow: BTreeMap<(NodeId, NodeId), u64>,
 }
 
 impl Net {
+    /// A whole network, µs from one node to another.
+    pub fn new(delay_us: u64) -> Net {
+        Net { delay_us, ..Net::default() }
+    }
+
     pub fn block(&mut self, from: NodeId, to: NodeId) {
         self.blocked.insert((from, to));
     }
@@ -277,7 +282,7 @@ mod tests {
 
     impl Line {
         fn new() -> Line {
-            let net = Net { delay_us: 100, ..Net::default() };
+            let net = Net::new(100);
             Line { net, rng: Rng::new(3), now: 0, due: BTreeMap::new(), order: 0 }
         }
 

@@ -49,9 +49,8 @@ impl Durability {
 
     /// What the active has promised so far is now also this node's, who was admitted (C4).
     pub fn admitted(&mut self, active: NodeId, node: NodeId, truth: &Truth) {
-        if let Some(kept) = self.debts[active.0 as usize].kept {
-            self.promise([node].into_iter(), None, Some(kept), truth);
-        }
+        let Debt { kept, durable } = self.debts[active.0 as usize];
+        self.promise([node].into_iter(), kept, durable, truth);
     }
 
     /// The node lost its memory, or what its disk had not made stable.
@@ -122,11 +121,11 @@ mod tests {
         let truth = truth();
         let mut owed = Durability::new(2);
         owed.promise([A, B].into_iter(), Some(pos(5)), Some(pos(3)), &truth);
-        assert!(owed.opened(B, Some(pos(4)), true, &truth).is_err());
         assert_eq!(owed.opened(B, Some(pos(5)), false, &truth), Ok(0));
         owed.forgot(B);
         assert_eq!(owed.opened(B, Some(pos(3)), true, &truth), Ok(1), "the rest is A's, and was given up");
         assert_eq!(owed.opened(B, Some(pos(3)), false, &truth), Ok(0));
+        assert!(owed.opened(B, Some(pos(2)), true, &truth).is_err(), "its own, and durable");
     }
 
     #[test]
