@@ -45,6 +45,12 @@ struct Options {
     /// No failing disks
     #[arg(long)]
     sound_disks: bool,
+    /// A store read beside a write of the same block may see a part of either
+    #[arg(long)]
+    torn_reads: bool,
+    /// Say only what broke
+    #[arg(long)]
+    brief: bool,
 }
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
@@ -64,13 +70,14 @@ struct Tally {
 
 impl Options {
     fn scope(&self) -> Scope {
-        Scope { large_logs: self.large_logs, sound_disks: self.sound_disks }
+        Scope { large_logs: self.large_logs, sound_disks: self.sound_disks, torn_reads: self.torn_reads }
     }
 
     fn command(&self, seed: u64) -> String {
         let large = if self.large_logs { " --large-logs" } else { "" };
         let sound = if self.sound_disks { " --sound-disks" } else { "" };
-        format!("cargo run --release --bin simulate -- --seed {seed}{large}{sound} --trace")
+        let torn = if self.torn_reads { " --torn-reads" } else { "" };
+        format!("cargo run --release --bin simulate -- --seed {seed}{large}{sound}{torn} --trace")
     }
 
     fn range(&self) -> Range<u64> {
@@ -117,7 +124,7 @@ fn main() -> ExitCode {
 /// Adds up a seed; true if it failed.
 fn note(tally: &Mutex<Tally>, options: &Options, played: &Played, began: Instant) -> bool {
     let failed = played.result.is_err();
-    let story = failed.then(|| play::<Node>(played.seed, options.scope(), options.lines, false));
+    let story = (failed && !options.brief).then(|| play::<Node>(played.seed, options.scope(), options.lines, false));
     let mut tally = tally.lock().expect("the tally");
     tally.counts.merge(&played.counts);
     tally.simulated_us += played.time_us;
@@ -132,7 +139,11 @@ fn note(tally: &Mutex<Tally>, options: &Options, played: &Played, began: Instant
             }
             println!("reproduce: {}", options.command(played.seed));
         }
-        _ => tally.passed += 1,
+        (Err(violation), None) => {
+            tally.failed.push(played.seed);
+            println!("seed {}: {violation}", played.seed);
+        }
+        (Ok(()), _) => tally.passed += 1,
     }
     let done = tally.passed + tally.failed.len() as u64;
     if done.is_multiple_of(100) {

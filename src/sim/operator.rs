@@ -23,7 +23,7 @@ pub struct Orders {
     pending: BTreeMap<CommandId, Order>,
     next: u64,
     /// The newest generation that a forced promotion founded.
-    pub generation: u64,
+    pub generation: (u64, u128),
 }
 
 impl Orders {

@@ -63,6 +63,8 @@ pub struct Scope {
     pub large_logs: bool,
     /// No faults of disks.
     pub sound_disks: bool,
+    /// A store read beside a write of the same block may see a part of either.
+    pub torn_reads: bool,
 }
 
 /// See the module.
@@ -102,7 +104,7 @@ impl Plan {
         let modes = (0..nodes).map(|i| mode(style, i, rng)).collect();
         let block = rng.pick(&[4096, 4096, 4096, 512]);
         let volumes = (0..rng.between(1, 2)).map(|_| rng.between(64, 256)).collect();
-        let log_size = if scope.large_logs { 64 << 20 } else { rng.pick(&[384 << 10, 512 << 10, 1 << 20]) };
+        let log_size = if scope.large_logs { 1 << 30 } else { rng.pick(&[384 << 10, 512 << 10, 1 << 20]) };
         let mut troubles: Vec<(Trouble, u64)> = TROUBLES.to_vec();
         let share = rng.pick(&[200, 500, 800]);
         troubles.retain(|_| rng.per_mille(share));
@@ -126,6 +128,7 @@ impl Plan {
             disk: DiskMood {
                 access_us: rng.pick(&[20, 100, 1000]),
                 flush_us: rng.pick(&[50, 500, 5000]),
+                atom: if scope.torn_reads { 512 } else { block },
                 slow: 1,
                 ..DiskMood::default()
             },

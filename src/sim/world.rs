@@ -311,9 +311,10 @@ impl<B: Brain> World<B> {
             self.nodes().find(|n| name(n.0 as usize) == m.node && self.slots[n.0 as usize].incarnation == m.incarnation.0)
         };
         let now: Vec<NodeId> = brain.charter().in_sync.iter().filter_map(listed).collect();
-        let generation = brain.charter().generation.0;
+        let generation = brain.charter().generation;
         let before = std::mem::replace(&mut self.slot(node).members, now.clone());
-        self.slot(node).unaware &= generation < self.orders.generation;
+        // By id: two operators may each have founded one of the same number.
+        self.slot(node).unaware &= generation != self.orders.generation;
         if self.slots[node.0 as usize].serves() && !self.slots[node.0 as usize].unaware {
             for member in now.iter().filter(|n| !before.contains(n) && **n != node) {
                 self.durability.admitted(node, *member, &self.truth);
@@ -401,16 +402,16 @@ impl<B: Brain> World<B> {
         };
         let again = slot.client.as_ref().is_some_and(|c| c.term == term);
         let forced = self.orders.is_forced(node);
-        let generation = brain.charter().generation.0;
+        let generation = brain.charter().generation;
         self.truth.learn(&lineage).map_err(|e| broken("4 records", e))?;
         self.mix(opened.first.0);
         if forced {
-            self.orders.generation = self.orders.generation.max(generation);
+            self.orders.generation = generation;
             for off in self.orders.off(node) {
                 self.slot(off).unaware = true;
             }
         }
-        self.slot(node).unaware &= generation < self.orders.generation;
+        self.slot(node).unaware &= generation != self.orders.generation;
         if !self.slots[node.0 as usize].unaware {
             self.check_only_active(node)?;
         } else {

@@ -25,6 +25,8 @@ const ENOSPC: i32 = 28;
 pub struct DiskMood {
     pub access_us: u64,
     pub flush_us: u64,
+    /// What a read beside a write of the same place sees whole, in bytes: 512 or 4096.
+    pub atom: u64,
     /// Everything takes so many times longer; 1 is normal.
     pub slow: u64,
     pub read_error_ppm: u64,
@@ -211,18 +213,19 @@ impl SimDisk {
         failure.map_or(Ok(IoData::Nothing), Err)
     }
 
-    /// A read beside a write in flight of the same range may see either, sector by sector.
+    /// A read beside a write in flight of the same range may see either, atom by atom.
     fn read_racing(&mut self, part: Part, offset: u64, length: u64, rng: &mut Rng) -> Payload {
         let mut out = BufMut::zeroed(length as usize);
+        let atom = self.mood.atom as usize;
         self.part(part).read(offset, &mut out);
         for flight in self.flights.values().filter(|f| f.part == part && f.fails.is_none()) {
             for (number, version) in versions(&flight.op, 0) {
-                for sector in 0..8 {
-                    let at = number * PAGE + sector * SECTOR;
-                    let inside = at >= offset && at + SECTOR <= offset + length;
-                    if inside && version.mask & (1 << sector) != 0 && rng.coin() {
-                        let (from, to) = ((at - offset) as usize, (sector * SECTOR) as usize);
-                        out[from..from + SECTOR as usize].copy_from_slice(&version.data[to..to + SECTOR as usize]);
+                for at in (number * PAGE..(number + 1) * PAGE).step_by(atom) {
+                    let first_sector = (at - number * PAGE) / SECTOR;
+                    let inside = at >= offset && at + atom as u64 <= offset + length;
+                    if inside && version.mask & (1 << first_sector) != 0 && rng.coin() {
+                        let (from, to) = ((at - offset) as usize, (first_sector * SECTOR) as usize);
+                        out[from..from + atom].copy_from_slice(&version.data[to..to + atom]);
                     }
                 }
             }

@@ -4,7 +4,7 @@ use crate::core::{BlockingDisk, VolumeId};
 const STORE: Part = Part::Store(VolumeId(0));
 
 fn mood() -> DiskMood {
-    DiskMood { access_us: 10, flush_us: 50, slow: 1, ..DiskMood::default() }
+    DiskMood { access_us: 10, flush_us: 50, atom: 512, slow: 1, ..DiskMood::default() }
 }
 
 fn disk() -> (SimDisk, Rng) {
@@ -164,4 +164,22 @@ fn recovery_can_be_cut_short() {
     let mut blocking = Blocking { disk: &mut disk, calls: Some(1) };
     assert!(blocking.read(Part::Log, 0, PAGE).is_ok());
     assert_eq!(blocking.flush(Part::Log), Err(IoError { errno: EIO }));
+}
+
+#[test]
+fn a_read_beside_a_write_sees_whole_atoms() {
+    let (mut disk, mut rng) = disk();
+    let mixed = |disk: &SimDisk, rng: &mut Rng| {
+        (0..50).any(|_| {
+            let mut disk = disk.clone();
+            let Ok(IoData::Bytes(b)) = done(&mut disk, rng, STORE, IoOp::Read { offset: 0, length: PAGE }) else {
+                panic!("a read without bytes")
+            };
+            b.contains(&0) && b.contains(&7)
+        })
+    };
+    disk.submit(IoId(1), STORE, write(0, 7, false), &mut rng).unwrap();
+    assert!(mixed(&disk, &mut rng));
+    disk.mood.atom = 4096;
+    assert!(!mixed(&disk, &mut rng));
 }
