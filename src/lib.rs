@@ -9,3 +9,4 @@ pub mod control;
 pub mod core;
 pub mod format;
 pub mod nbd;
+pub mod sim;
