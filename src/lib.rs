@@ -4,4 +4,5 @@
 
 pub mod buf;
 pub mod core;
+pub mod daemon;
 pub mod wire;

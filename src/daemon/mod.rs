@@ -1,0 +1,3 @@
+//! The daemon: one thread, one io_uring loop, the core in the middle.
+
+pub mod ring;
