@@ -3,6 +3,11 @@
 //! Start with `docs/architecture.md`. The pure core is [`core`]; the daemon and the simulator drive it.
 
 pub mod buf;
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod core;
 pub mod daemon;
+pub mod format;
+pub mod nbd;
 pub mod wire;

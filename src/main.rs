@@ -1,1 +1,5 @@
-fn main() {}
+//! The command line; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    understudy::cli::main()
+}

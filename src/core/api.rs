@@ -64,7 +64,8 @@ pub enum IoData {
 }
 
 /// A failed I/O: the part's errno, for people and for the event stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("errno {errno}")]
 pub struct IoError {
     pub errno: i32,
 }
@@ -275,12 +276,7 @@ pub enum PeerMsg {
     Heartbeat {
         watermarks: Watermarks,
     },
-    Ack {
-        received: Lsn,
-        durable: Lsn,
-        applied: Lsn,
-        echo_us: u64,
-    },
+    Ack(Ack),
     /// The active's charter: to be made durable and confirmed (C9).
     Charter(Charter),
     CharterAck {

@@ -2,13 +2,34 @@
 //! no I/O, no threads (`tests/purity.rs` holds it so). See `docs/architecture.md`.
 
 pub mod api;
+pub mod charter;
+mod client;
+mod command;
 pub mod config;
+pub mod dirty;
 pub mod disk;
+pub mod extents;
 pub mod hello;
+pub mod lineage;
+mod links;
+pub mod log;
+pub mod node;
 pub mod notice;
+pub mod overlay;
+pub mod peer;
+mod reclaim;
+pub mod recovery;
+mod source;
+pub mod status;
+mod store;
+pub mod superblock;
+mod target;
+mod times;
 pub mod types;
 
 pub use api::*;
 pub use config::*;
 pub use disk::BlockingDisk;
+pub use node::Node;
+pub use recovery::{FormatIds, Recovered, RecoveryError};
 pub use types::*;

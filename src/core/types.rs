@@ -59,7 +59,7 @@ impl std::fmt::Debug for TermId {
 }
 
 /// Random identity of one run of a daemon, for as long as it keeps its memory (C1).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Incarnation(pub u128);
 
 impl std::fmt::Debug for Incarnation {

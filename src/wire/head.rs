@@ -1,7 +1,7 @@
 //! The mirror of [`PeerMsg`] that is encoded: records stand in it without their payloads.
 
 use crate::core::hello::{Charter, Hello};
-use crate::core::{Extent, Kind, Lsn, PeerMsg, Record, VolumeId, Watermarks};
+use crate::core::{Ack, Extent, Kind, Lsn, PeerMsg, Record, VolumeId, Watermarks};
 use bincode::{Decode, Encode};
 
 /// A record without lsn and payload.
@@ -46,12 +46,7 @@ pub(super) enum Head {
     Heartbeat {
         watermarks: Watermarks,
     },
-    Ack {
-        received: Lsn,
-        durable: Lsn,
-        applied: Lsn,
-        echo_us: u64,
-    },
+    Ack(Ack),
     Charter(Charter),
     CharterAck {
         version: u64,
@@ -100,7 +95,7 @@ impl Head {
                 Head::Append { first, records: metas(&records), watermarks }
             }
             PeerMsg::Heartbeat { watermarks } => Head::Heartbeat { watermarks },
-            PeerMsg::Ack { received, durable, applied, echo_us } => Head::Ack { received, durable, applied, echo_us },
+            PeerMsg::Ack(ack) => Head::Ack(ack),
             PeerMsg::Charter(charter) => Head::Charter(charter),
             PeerMsg::CharterAck { version } => Head::CharterAck { version },
             PeerMsg::ResyncBegin { bytes } => Head::ResyncBegin { bytes },
@@ -122,7 +117,7 @@ impl Head {
             Head::ReadyResync { since, extents } => PeerMsg::ReadyResync { since, extents },
             Head::Append { watermarks, .. } => PeerMsg::Append { records, watermarks },
             Head::Heartbeat { watermarks } => PeerMsg::Heartbeat { watermarks },
-            Head::Ack { received, durable, applied, echo_us } => PeerMsg::Ack { received, durable, applied, echo_us },
+            Head::Ack(ack) => PeerMsg::Ack(ack),
             Head::Charter(charter) => PeerMsg::Charter(charter),
             Head::CharterAck { version } => PeerMsg::CharterAck { version },
             Head::ResyncBegin { bytes } => PeerMsg::ResyncBegin { bytes },
@@ -159,7 +154,7 @@ impl Head {
             Head::ReadyResync { since, .. } => vec![*since],
             Head::Append { first, watermarks: w, .. } => vec![*first, w.committed, w.accepted, w.flush_to],
             Head::Heartbeat { watermarks: w } => vec![w.committed, w.accepted, w.flush_to],
-            Head::Ack { received, durable, applied, .. } => vec![*received, *durable, *applied],
+            Head::Ack(ack) => vec![ack.received, ack.durable, ack.applied],
             Head::Charter(c) => c.released.into_iter().collect(),
             Head::ResyncEnd { base, until } => vec![*base, *until],
             Head::ResyncDone { position } => vec![*position],

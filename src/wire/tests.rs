@@ -38,6 +38,7 @@ fn hello() -> Hello {
         charter: Charter {
             version: 9,
             in_sync: vec![Member { node: "alpha".into(), incarnation: Incarnation(1) }],
+            heir: Some("beta".into()),
             released: Some(Lsn(4)),
             ..Charter::default()
         },
@@ -62,7 +63,14 @@ fn one_of_each() -> Vec<PeerMsg> {
         },
         PeerMsg::Append { records: vec![], watermarks },
         PeerMsg::Heartbeat { watermarks },
-        PeerMsg::Ack { received: Lsn(3), durable: Lsn(2), applied: Lsn(1), echo_us: 5 },
+        PeerMsg::Ack(Ack {
+            term: Some(TermId(5)),
+            received: Lsn(3),
+            durable: Lsn(2),
+            applied: Lsn(1),
+            resync_bytes: 1 << 40,
+            echo_us: 5,
+        }),
         PeerMsg::Charter(hello().charter),
         PeerMsg::CharterAck { version: 8 },
         PeerMsg::ResyncBegin { bytes: 1 << 40 },

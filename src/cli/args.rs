@@ -1,0 +1,177 @@
+//! The arguments, and the help that explains them to a stranger.
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use std::path::PathBuf;
+
+const ABOUT: &str = "A replicated block device for Linux, wholly in userspace.";
+
+const START: &str = "\
+To see it work, as any user and with nothing set up:
+  understudy demo
+
+To run it, write one file, the same on every node, and on each node:
+  understudy create data.toml --node alpha    once: format this node's parts
+  understudy run data.toml --node alpha       the daemon, in the foreground
+and then on one of them, to make it serve the device:
+  understudy promote data.toml --node alpha
+
+Exit codes: 0 done, 1 refused or failed (the reason is on standard error), 2 usage.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "understudy", version, about = ABOUT, after_help = START, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which resource, and which of its nodes.
+#[derive(Args, Clone, Debug)]
+pub struct Target {
+    /// The resource's file; a bare name means /etc/understudy/NAME.toml
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Which node of the file is meant [default: the one called like this host]
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Format this node's log and stores, once, before its first run
+    ///
+    /// Makes the files of this node, or takes the block devices that the file names, and writes an empty log. What already holds
+    /// something is refused and left as it is, unless --force is given.
+    #[command(after_help = "Example:\n  understudy create data.toml --node alpha")]
+    Create {
+        #[command(flatten)]
+        target: Target,
+        /// Overwrite what the log and the stores hold. The data of this node is lost
+        #[arg(long)]
+        force: bool,
+    },
+    /// Run this node's daemon in the foreground
+    ///
+    /// It starts as a passive, unless it was active and can know that nobody else was since. It ends on SIGINT, SIGTERM or
+    /// `understudy stop`.
+    #[command(after_help = "Example:\n  understudy run data.toml --node alpha")]
+    Run {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Make this node active: it serves the device
+    ///
+    /// Refused, with the reason, where another node is active, may be active, or may hold writes that this one lacks. --force
+    /// goes on where that can be answered for, says what is lost, and records it.
+    #[command(after_help = "\
+Examples:
+  understudy promote data.toml --node alpha
+  understudy promote data.toml --node beta --force --off alpha    alpha is dead for certain")]
+    Promote {
+        #[command(flatten)]
+        target: Target,
+        /// Go on although this node may lack writes, which are then given up
+        #[arg(long)]
+        force: bool,
+        /// Nodes that cannot be reached and that you have made sure are off, separated by commas
+        #[arg(long, value_name = "NODES", value_delimiter = ',', requires = "force")]
+        off: Vec<String>,
+    },
+    /// Make this node passive: it stops serving once every in-sync node holds everything
+    #[command(after_help = "Example:\n  understudy demote data.toml --node alpha")]
+    Demote {
+        #[command(flatten)]
+        target: Target,
+        /// Stop serving although no other in-sync node holds everything
+        #[arg(long)]
+        force: bool,
+    },
+    /// Hand the active role from this node to another, losing nothing
+    ///
+    /// Refused where the other node is not in sync.
+    #[command(
+        after_help = "Example, on the active node alpha:\n  understudy switchover data.toml --node alpha --to beta"
+    )]
+    Switchover {
+        #[command(flatten)]
+        target: Target,
+        /// The node that becomes active
+        #[arg(long, value_name = "NODE")]
+        to: String,
+    },
+    /// Link this node with a peer again, after `disconnect`
+    #[command(after_help = "Example:\n  understudy connect data.toml beta --node alpha")]
+    Connect {
+        #[command(flatten)]
+        target: Target,
+        /// The node to link with
+        peer: String,
+    },
+    /// Cut the link between this node and a peer, until `connect`
+    ///
+    /// Refused where the peer is the only other in-sync node, since from then on one failure would lose data.
+    #[command(after_help = "Example:\n  understudy disconnect data.toml beta --node alpha")]
+    Disconnect {
+        #[command(flatten)]
+        target: Target,
+        /// The node to part from
+        peer: String,
+        /// Part even from the only other in-sync node
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show the state of this node and what it knows of its peers
+    #[command(after_help = "\
+Examples:
+  understudy status data.toml --node alpha --watch
+  understudy status data.toml --node alpha --json | jq -r '.in_sync[]'")]
+    Status {
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON, one object in one line
+        #[arg(long)]
+        json: bool,
+        /// Show it anew each second until interrupted
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Follow what happens on this node, one line each, until interrupted
+    #[command(after_help = "Example:\n  understudy events data.toml --node alpha --json | jq .event")]
+    Events {
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON, one object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare this node's data with every connected passive, while both go on
+    ///
+    /// To be run on the active node. Exit code 0 means that the comparison was done; what differs is in its answer and in the events.
+    #[command(after_help = "Example:\n  understudy verify data.toml --node alpha --repair")]
+    Verify {
+        #[command(flatten)]
+        target: Target,
+        /// Send the active's content of what differs to the passive
+        #[arg(long)]
+        repair: bool,
+    },
+    /// End this node's daemon
+    #[command(after_help = "Example:\n  understudy stop data.toml --node alpha")]
+    Stop {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// See it work: a real pair on this machine, killed in mid-write and checked
+    ///
+    /// Needs no root and no file: everything is in a temporary folder. Writes as a database does, kills the active, promotes the
+    /// passive, and checks that every flushed write is there. The exit code is not 0 if anything fails.
+    #[command(after_help = "Example:\n  understudy demo --keep")]
+    Demo {
+        /// Leave the pair running, and print how to use it
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  understudy completions bash > /etc/bash_completion.d/understudy")]
+    Completions { shell: clap_complete::Shell },
+}

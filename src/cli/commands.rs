@@ -1,0 +1,130 @@
+//! What each command does.
+
+use super::args::{Cli, Command, Target};
+use super::{Look, daemon_calls, events, status};
+use crate::config::{self, Config, Settings};
+use crate::control::{Client, ControlError};
+use crate::core::Command as CoreCommand;
+use clap::CommandFactory;
+use serde_json::Value;
+use std::io::Write;
+use std::time::Duration;
+
+/// How often `status --watch` asks.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Carries out one command line. Returns what went wrong in words; usage errors never come this far.
+pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Create { target, force } => daemon_calls::create(&settings(&target)?, force, out),
+        Command::Run { target } => daemon_calls::run(settings(&target)?),
+        Command::Promote { target, force, off } => tell(&target, CoreCommand::Promote { force, off }, out),
+        Command::Demote { target, force } => tell(&target, CoreCommand::Demote { force }, out),
+        Command::Switchover { target, to } => tell(&target, CoreCommand::Switchover { to }, out),
+        Command::Connect { target, peer } => tell(&target, CoreCommand::Connect { peer }, out),
+        Command::Disconnect { target, peer, force } => tell(&target, CoreCommand::Disconnect { peer, force }, out),
+        Command::Verify { target, repair } => tell(&target, CoreCommand::Verify { repair }, out),
+        Command::Status { target, json, watch: true } => watch(&target, json, out, look),
+        Command::Status { target, json, watch: false } => {
+            let status = Node::find(&target)?.connect()?.status()?;
+            show_status(&status, json, out, look)
+        }
+        Command::Events { target, json } => follow(&target, json, out),
+        Command::Stop { target } => {
+            let text = Node::find(&target)?.connect()?.stop()?;
+            Ok(writeln!(out, "{text}")?)
+        }
+        Command::Demo { keep } => daemon_calls::demo(keep),
+        Command::Completions { shell } => completions(shell, out),
+    }
+}
+
+fn settings(target: &Target) -> anyhow::Result<Settings> {
+    let config = config::load(&target.file)?;
+    Ok(Settings::new(&config, target.node.as_deref())?)
+}
+
+/// The node that a command is for.
+struct Node<'a> {
+    target: &'a Target,
+    config: Config,
+    index: usize,
+}
+
+impl<'a> Node<'a> {
+    fn find(target: &'a Target) -> anyhow::Result<Node<'a>> {
+        let config = config::load(&target.file)?;
+        let index = config.find_node(target.node.as_deref())?;
+        Ok(Node { target, config, index })
+    }
+
+    fn connect(&self) -> anyhow::Result<Client> {
+        let node = &self.config.nodes[self.index];
+        let (file, name) = (self.target.file.display(), &node.name);
+        Client::connect(&node.control).map_err(|e| match e {
+            ControlError::NotRunning { path } => anyhow::anyhow!(
+                "no daemon answers on {}: {name} is not running on this host. Start it with `understudy run {file} --node {name}`",
+                path.display()
+            ),
+            other => other.into(),
+        })
+    }
+}
+
+fn tell(target: &Target, command: CoreCommand, out: &mut dyn Write) -> anyhow::Result<()> {
+    let text = Node::find(target)?.connect()?.command(&command)?;
+    Ok(writeln!(out, "{text}")?)
+}
+
+fn show_status(status: &Value, json: bool, out: &mut dyn Write, look: Look) -> anyhow::Result<()> {
+    if json {
+        writeln!(out, "{status}")?;
+    } else {
+        write!(out, "{}", status::render(status, look.colour))?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Shows the status each second. A daemon that is gone is said and waited for, so that the screen can stay open over a
+/// restart; with `--json` it ends the command, as a script would want.
+fn watch(target: &Target, json: bool, out: &mut dyn Write, look: Look) -> anyhow::Result<()> {
+    let node = Node::find(target)?;
+    let redraw = look.terminal && !json;
+    if redraw {
+        write!(out, "\x1b[2J")?;
+    }
+    loop {
+        let status = node.connect().and_then(|mut client| Ok(client.status()?));
+        let text = match status {
+            Ok(status) if json => format!("{status}\n"),
+            Ok(status) => status::render(&status, look.colour),
+            Err(e) if json => return Err(e),
+            Err(e) => format!("{e:#}\n"),
+        };
+        if redraw {
+            // Each line is cleared after its end and the screen below the last one: no flicker, as a cleared screen would.
+            write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))?;
+        } else {
+            write!(out, "{text}")?;
+        }
+        out.flush()?;
+        std::thread::sleep(WATCH);
+    }
+}
+
+fn follow(target: &Target, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    for event in Node::find(target)?.connect()?.events()? {
+        let event = event?;
+        let line = if json { event } else { events::render(&event) };
+        writeln!(out, "{line}")?;
+        out.flush()?;
+    }
+    anyhow::bail!("the daemon has ended, and its events with it")
+}
+
+fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> anyhow::Result<()> {
+    // Into memory first: the generator panics where its output is closed.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "understudy", &mut script);
+    Ok(out.write_all(&script)?)
+}

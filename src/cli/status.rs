@@ -1,0 +1,205 @@
+//! The status object as text for people.
+//!
+//! The object comes from a daemon that may be older or newer: whatever is missing or of another type is shown as `-`, and whatever is
+//! unknown is passed over.
+
+use super::table::{Cell, Colour, layout, paint};
+use crate::config::show_size;
+use serde_json::{Map, Value};
+
+/// What stands for a value that is not there.
+const NONE: &str = "-";
+
+/// The status of a node, several lines; with ANSI colours if `colours`.
+pub fn render(status: &Value, colours: bool) -> String {
+    let mut text = heading(status, colours);
+    text.push_str(&layout(&facts(status), false));
+    let peers = peers(status);
+    if peers.len() > 1 {
+        text.push('\n');
+        text.push_str(&layout(&peers, colours));
+    }
+    for (peer, why) in reasons(status) {
+        text.push_str(&format!("{peer}: {why}\n"));
+    }
+    let latency = latency(status);
+    if latency.len() > 1 {
+        text.push('\n');
+        text.push_str(&layout(&latency, colours));
+    }
+    text
+}
+
+/// Text that is harmless to a terminal: control characters are escaped.
+pub fn plain(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            harmless.extend(c.escape_default());
+        } else {
+            harmless.push(c);
+        }
+    }
+    harmless
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) => plain(text),
+        Value::Number(number) => number.to_string(),
+        Value::Bool(flag) => flag.to_string(),
+        _ => NONE.to_owned(),
+    }
+}
+
+fn size(value: &Value) -> String {
+    value.as_u64().map_or(NONE.to_owned(), show_size)
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn colour_of(state: &str) -> Option<Colour> {
+    match state {
+        "serving" | "in_sync" => Some(Colour::Good),
+        "faulted" | "suspended" | "refused" | "down" => Some(Colour::Bad),
+        "resyncing" | "catching_up" | "joining" | "connecting" | "handshake" => Some(Colour::Warn),
+        _ => None,
+    }
+}
+
+fn heading(status: &Value, colours: bool) -> String {
+    let state = word(&status["state"]);
+    let role = word(&status["role"]);
+    let painted = paint(&state, colour_of(&state), colours);
+    let doing = if state == role { role } else { format!("{role}, {painted}") };
+    let title = format!("{} on {}", word(&status["resource"]), word(&status["node"]));
+    let mut text = format!("{}: {doing}, mode {}", paint(&title, Some(Colour::Head), colours), word(&status["mode"]));
+    let term = &status["term"];
+    if term.is_object() {
+        text.push_str(&format!(", term {} ({})", word(&term["number"]), word(&term["id"])));
+    }
+    text.push('\n');
+    text
+}
+
+fn facts(status: &Value) -> Vec<Vec<Cell>> {
+    let row = |name: &str, text: String| vec![Cell::from(name.to_owned()), Cell::from(text)];
+    let mut rows = Vec::new();
+    let members: Vec<_> = list(&status["in_sync"]).iter().map(word).collect();
+    rows.push(row("in sync", if members.is_empty() { NONE.to_owned() } else { members.join(", ") }));
+    let volume = |v: &Value| format!("{} {}", word(&v["name"]), size(&v["size"]));
+    let volumes: Vec<_> = list(&status["volumes"]).iter().map(volume).collect();
+    if !volumes.is_empty() {
+        rows.push(row("volumes", volumes.join(", ")));
+    }
+    if let Value::Object(marks) = &status["watermarks"] {
+        rows.push(row("positions", watermarks(marks)));
+    }
+    let log = &status["log"];
+    if log.is_object() {
+        let text = format!("{} of {} used, from {}", size(&log["used"]), size(&log["size"]), word(&log["from"]));
+        rows.push(row("log", text));
+    }
+    let memory = &status["memory"];
+    if memory.is_object() {
+        rows.push(row("memory", format!("{} of {} used", size(&memory["used"]), size(&memory["limit"]))));
+    }
+    rows
+}
+
+/// In the order in which they follow each other, then whatever else there is.
+fn watermarks(marks: &Map<String, Value>) -> String {
+    let order = ["accepted", "written", "durable", "committed", "applied"];
+    let known = order.iter().filter_map(|name| marks.get(*name).map(|v| (*name, v)));
+    let others = marks.iter().map(|(k, v)| (k.as_str(), v)).filter(|(k, _)| !order.contains(k));
+    let shown = known.chain(others).map(|(name, value)| format!("{} {}", plain(name), word(value)));
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn head(names: &[&str]) -> Vec<Cell> {
+    names.iter().map(|n| Cell::coloured(*n, Some(Colour::Head))).collect()
+}
+
+fn peers(status: &Value) -> Vec<Vec<Cell>> {
+    let mut rows = vec![head(&["PEER", "STATE", "MODE", "RECEIVED", "DURABLE", "APPLIED", "BEHIND BY"])];
+    for peer in list(&status["peers"]) {
+        let state = word(&peer["state"]);
+        let colour = colour_of(&state);
+        rows.push(vec![
+            Cell::from(word(&peer["name"])),
+            Cell::coloured(state, colour),
+            Cell::from(word(&peer["mode"])),
+            Cell::number(word(&peer["received"])),
+            Cell::number(word(&peer["durable"])),
+            Cell::number(word(&peer["applied"])),
+            Cell::from(behind(peer)),
+        ]);
+    }
+    rows
+}
+
+fn behind(peer: &Value) -> String {
+    let resync = &peer["resync"];
+    if resync.is_object() {
+        return progress(resync);
+    }
+    let lag = &peer["lag"];
+    let (Some(writes), bytes) = (lag["writes"].as_u64(), lag["bytes"].as_u64()) else { return NONE.to_owned() };
+    if writes == 0 && bytes.unwrap_or(0) == 0 {
+        return "nothing".to_owned();
+    }
+    let seconds = lag["seconds"].as_f64().map_or(NONE.to_owned(), |s| format!("{s:.1} s"));
+    format!("{writes} writes, {}, {seconds}", size(&lag["bytes"]))
+}
+
+/// A bar with a truthful end: full only when all is done.
+fn progress(resync: &Value) -> String {
+    const WIDTH: u64 = 20;
+    let (total, done) = (resync["total_bytes"].as_u64().unwrap_or(0), resync["done_bytes"].as_u64().unwrap_or(0));
+    let done = done.min(total);
+    let parts = |of: u64| if total == 0 { 0 } else { (u128::from(done) * u128::from(of) / u128::from(total)) as usize };
+    let bar = format!("{:-<width$}", "#".repeat(parts(WIDTH)), width = WIDTH as usize);
+    let left = resync["eta_s"].as_f64().map_or(String::new(), |s| format!(", {} left", duration(s)));
+    format!("[{bar}] {} % of {}{left}", parts(100), show_size(total))
+}
+
+/// Seconds for people.
+fn duration(seconds: f64) -> String {
+    // Saturates, also for what is no number; a time left that long means "not in sight" anyway.
+    let s = seconds.ceil().max(0.0) as u64;
+    match s {
+        0..=59 => format!("{s} s"),
+        60..=3599 => format!("{} min {} s", s / 60, s % 60),
+        _ => format!("{} h {} min", s / 3600, s % 3600 / 60),
+    }
+}
+
+fn reasons(status: &Value) -> Vec<(String, String)> {
+    let reason = |peer: &Value| Some((word(&peer["name"]), plain(peer["why"].as_str().filter(|w| !w.is_empty())?)));
+    list(&status["peers"]).iter().filter_map(reason).collect()
+}
+
+/// One row for each thing measured, one column for each percentile.
+fn latency(status: &Value) -> Vec<Vec<Cell>> {
+    let Some(measured) = status["latency_us"].as_object() else { return Vec::new() };
+    let mut columns: Vec<&str> = Vec::new();
+    for value in measured.values().filter_map(Value::as_object) {
+        for name in value.keys().filter(|n| !columns.contains(&n.as_str())).collect::<Vec<_>>() {
+            columns.push(name);
+        }
+    }
+    let title = |c: &&str| Cell { right: true, ..Cell::coloured(plain(c), Some(Colour::Head)) };
+    let mut rows = vec![head(&["LATENCY (us)"])];
+    rows[0].extend(columns.iter().map(title));
+    for (name, value) in measured {
+        let mut row = vec![Cell::from(plain(name))];
+        match value {
+            Value::Object(_) => row.extend(columns.iter().map(|c| Cell::number(word(&value[*c])))),
+            other => row.push(Cell::number(word(other))),
+        }
+        rows.push(row);
+    }
+    rows
+}

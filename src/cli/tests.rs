@@ -1,0 +1,285 @@
+//! The command line as users meet it: arguments, the status page, and whole commands against a control socket.
+
+use super::args::Command;
+use super::*;
+use crate::control::{Backend, Server};
+use crate::core::Command as CoreCommand;
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, mpsc};
+
+fn parsed(line: &str) -> Result<Command, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace()).map(|c| c.command)
+}
+
+#[test]
+fn the_definition_of_the_arguments_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_has_a_help_with_an_example() {
+    let mut cli = Cli::command();
+    cli.build();
+    let commands: Vec<_> = cli.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
+    assert!(commands.len() > 10);
+    for mut command in commands {
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("Example"), "{help}");
+        assert!(help.contains(&format!("understudy {}", command.get_name())), "{help}");
+        assert!(command.get_about().is_some(), "{help}");
+    }
+}
+
+#[test]
+fn commands_are_read_as_the_documentation_writes_them() {
+    match parsed("understudy promote data.toml --node beta --force --off alpha,gamma").unwrap() {
+        Command::Promote { target, force: true, off } => {
+            assert_eq!((target.file.as_path(), target.node.as_deref()), (Path::new("data.toml"), Some("beta")));
+            assert_eq!(off, ["alpha", "gamma"]);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(parsed("understudy run data").unwrap(), Command::Run { target } if target.node.is_none()));
+    assert!(matches!(
+        parsed("understudy create d.toml --node a --force").unwrap(),
+        Command::Create { force: true, .. }
+    ));
+    assert!(matches!(parsed("understudy demote d").unwrap(), Command::Demote { force: false, .. }));
+    assert!(
+        matches!(parsed("understudy switchover d --to beta").unwrap(), Command::Switchover { to, .. } if to == "beta")
+    );
+    assert!(matches!(parsed("understudy connect d beta").unwrap(), Command::Connect { peer, .. } if peer == "beta"));
+    assert!(matches!(parsed("understudy disconnect d beta --force").unwrap(), Command::Disconnect { force: true, .. }));
+    assert!(matches!(parsed("understudy verify d --repair").unwrap(), Command::Verify { repair: true, .. }));
+    assert!(matches!(
+        parsed("understudy status d --json --watch").unwrap(),
+        Command::Status { json: true, watch: true, .. }
+    ));
+    assert!(matches!(parsed("understudy events d").unwrap(), Command::Events { json: false, .. }));
+    assert!(matches!(parsed("understudy demo --keep").unwrap(), Command::Demo { keep: true }));
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    for (line, kind) in [
+        ("understudy promote", ErrorKind::MissingRequiredArgument),
+        ("understudy promote d --off beta", ErrorKind::MissingRequiredArgument),
+        ("understudy switchover d", ErrorKind::MissingRequiredArgument),
+        ("understudy promte d", ErrorKind::InvalidSubcommand),
+        ("understudy status d --jsn", ErrorKind::UnknownArgument),
+    ] {
+        let error = parsed(line).unwrap_err();
+        assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");
+    }
+    assert_eq!(parsed("understudy --help").unwrap_err().exit_code(), 0);
+}
+
+fn sample_status() -> Value {
+    json!({
+        "resource": "data", "node": "alpha", "role": "active", "state": "serving", "mode": "sync",
+        "term": { "number": 3, "id": "1a2b3c4d" }, "in_sync": ["alpha", "beta"],
+        "watermarks": { "accepted": 900, "written": 890, "durable": 880, "committed": 870, "applied": 500 },
+        "volumes": [{ "name": "disk0", "size": 1u64 << 30 }],
+        "log": { "size": 256 << 20, "used": 12 << 20, "from": 501 }, "memory": { "used": 4096, "limit": 128 << 20 },
+        "peers": [
+            { "name": "beta", "state": "in_sync", "mode": "sync", "received": 900, "durable": 880, "applied": 500,
+              "lag": { "writes": 0, "bytes": 0, "seconds": 0.0 }, "resync": null, "why": null },
+            { "name": "offsite", "state": "async", "mode": "async", "received": 700, "durable": 700, "applied": 700,
+              "lag": { "writes": 200, "bytes": 819200, "seconds": 1.25 }, "resync": null, "why": null },
+            { "name": "gamma", "state": "resyncing", "mode": "sync", "received": 0, "durable": 0, "applied": 0, "lag": null,
+              "resync": { "total_bytes": 1u64 << 30, "done_bytes": (1u64 << 30) - 1, "eta_s": 61.2 }, "why": null },
+            { "name": "delta", "state": "refused", "mode": "sync", "why": "its volume disk0 has 2 GiB, ours 1 GiB" }
+        ],
+        "latency_us": { "disk": { "p50": 60, "p99": 400 }, "wire": { "p50": 30, "p99": 90 } }
+    })
+}
+
+#[test]
+fn the_status_page_shows_what_matters() {
+    let expected = "\
+data on alpha: active, serving, mode sync, term 3 (1a2b3c4d)
+in sync    alpha, beta
+volumes    disk0 1 GiB
+positions  accepted 900, written 890, durable 880, committed 870, applied 500
+log        12 MiB of 256 MiB used, from 501
+memory     4 KiB of 128 MiB used
+
+PEER     STATE      MODE   RECEIVED  DURABLE  APPLIED  BEHIND BY
+beta     in_sync    sync        900      880      500  nothing
+offsite  async      async       700      700      700  200 writes, 800 KiB, 1.2 s
+gamma    resyncing  sync          0        0        0  [###################-] 99 % of 1 GiB, 1 min 2 s left
+delta    refused    sync          -        -        -  -
+delta: its volume disk0 has 2 GiB, ours 1 GiB
+
+LATENCY (us)  p50  p99
+disk           60  400
+wire           30   90
+";
+    assert_eq!(render_status(&sample_status(), false), expected);
+    let coloured = render_status(&sample_status(), true);
+    assert!(coloured.contains("\x1b[32mserving\x1b[0m") && coloured.contains("\x1b[31mrefused\x1b[0m"));
+    assert!(!expected.contains('\x1b'));
+}
+
+#[test]
+fn a_status_page_survives_whatever_it_is_given() {
+    assert_eq!(render_status(&json!({}), false), "- on -: -, mode -\nin sync  -\n");
+    assert_eq!(render_status(&Value::Null, false), "- on -: -, mode -\nin sync  -\n");
+    let hostile = json!({ "resource": "\u{1b}[2J", "peers": [{ "name": "b\n", "why": "\u{7}" }, 3, null], "in_sync": "alpha",
+        "latency_us": { "x": 3, "y": { "p50": "\u{1b}" } } });
+    let text = render_status(&hostile, false);
+    assert!(!text.contains(['\x1b', '\x07']), "{text}");
+    let huge = json!({ "peers": [{ "resync": { "total_bytes": u64::MAX, "done_bytes": u64::MAX, "eta_s": 1e300 } }, { "resync": {} }] });
+    assert!(render_status(&huge, false).contains("[####################] 100 %"));
+}
+
+/// Any JSON, with keys that the page looks for.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    let key = "(peers|lag|resync|log|memory|term|watermarks|volumes|latency_us|in_sync|name|size|used|bytes|writes|seconds|eta_s|total_bytes|done_bytes|why|p50)";
+    leaf.prop_recursive(5, 64, 8, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map(key, inner, 0..8).prop_map(|m| Value::Object(m.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_json_makes_the_status_page_panic(status in any_json()) {
+        prop_assert!(render_status(&status, true).ends_with('\n'));
+    }
+}
+
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<Vec<CoreCommand>>>);
+
+impl Backend for Fake {
+    fn command(&self, command: CoreCommand) -> Result<String, String> {
+        self.0.lock().unwrap().push(command.clone());
+        match command {
+            CoreCommand::Demote { .. } => Err("beta is not in sync".into()),
+            _ => Ok("alpha is active in term 4".into()),
+        }
+    }
+
+    fn status(&self) -> Value {
+        sample_status()
+    }
+
+    fn subscribe(&self) -> mpsc::Receiver<String> {
+        let (sender, receiver) = mpsc::channel();
+        sender.send(r#"{"event":"in_sync","peer":"beta"}"#.to_owned()).unwrap();
+        receiver
+    }
+
+    fn stop(&self) {}
+}
+
+/// A folder with a file for a node `alpha`.
+fn resource() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("data.toml");
+    let text = format!(
+        "[resource]\nname = \"data\"\n[volume.disk0]\nsize = \"1GiB\"\n[node.alpha]\naddress = \"127.0.0.1:7801\"\ndir = {:?}\n",
+        dir.path().join("alpha")
+    );
+    std::fs::create_dir(dir.path().join("alpha")).unwrap();
+    std::fs::write(&file, text).unwrap();
+    (dir, file)
+}
+
+fn run(file: &Path, before: &str, after: &str) -> (anyhow::Result<()>, String) {
+    let mut words: Vec<&str> = vec!["understudy", before, file.to_str().unwrap()];
+    words.extend(after.split_whitespace());
+    let mut out = Vec::new();
+    let result = execute(Cli::try_parse_from(words).unwrap(), &mut out, Look::default());
+    (result, String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn commands_reach_the_daemon_through_the_file() {
+    let (dir, file) = resource();
+    let backend = Fake::default();
+    let _server = Server::start(&dir.path().join("alpha/control.sock"), backend.clone()).unwrap();
+    let (result, out) = run(&file, "promote", "--node alpha --force --off beta");
+    assert!(result.is_ok());
+    assert_eq!(out, "alpha is active in term 4\n");
+    assert_eq!(*backend.0.lock().unwrap(), [CoreCommand::Promote { force: true, off: vec!["beta".into()] }]);
+    let (result, out) = run(&file, "demote", "--node alpha");
+    assert_eq!((result.unwrap_err().to_string().as_str(), out.as_str()), ("beta is not in sync", ""));
+    let (_, out) = run(&file, "status", "--node alpha");
+    assert_eq!(out, render_status(&sample_status(), false));
+    let (_, out) = run(&file, "status", "--node alpha --json");
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), sample_status());
+    let (result, out) = run(&file, "events", "--node alpha");
+    assert_eq!(out, "in_sync peer=beta\n");
+    assert!(result.unwrap_err().to_string().contains("the daemon has ended"));
+    assert_eq!(run(&file, "stop", "--node alpha").1, "stopping\n");
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_said_with_the_command_that_starts_it() {
+    let (_dir, file) = resource();
+    for command in ["status", "promote", "demote", "events", "verify", "stop"] {
+        let message = run(&file, command, "--node alpha").0.unwrap_err().to_string();
+        assert!(message.contains("alpha is not running on this host"), "{message}");
+        assert!(message.ends_with(&format!("`understudy run {} --node alpha`", file.display())), "{message}");
+    }
+}
+
+#[test]
+fn a_wrong_file_or_node_is_said_before_anything_is_done() {
+    let (_dir, file) = resource();
+    let message = run(&file, "status", "--node alhpa").0.unwrap_err().to_string();
+    assert!(message.contains("did you mean \"alpha\"?"), "{message}");
+    let message = run(Path::new("/no/such.toml"), "run", "").0.unwrap_err().to_string();
+    assert!(message.starts_with("cannot read /no/such.toml"), "{message}");
+}
+
+#[test]
+fn watching_ends_quietly_when_its_reader_is_gone() {
+    struct Closed;
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (dir, file) = resource();
+    let _server = Server::start(&dir.path().join("alpha/control.sock"), Fake::default()).unwrap();
+    let cli = |c: &str| Cli::try_parse_from(["understudy", c, file.to_str().unwrap(), "--node", "alpha"]).unwrap();
+    for command in ["status", "events", "verify"] {
+        assert!(reader_is_gone(&execute(cli(command), &mut Closed, Look::default()).unwrap_err()), "{command}");
+    }
+    let watch =
+        Cli::try_parse_from(["understudy", "status", file.to_str().unwrap(), "--node", "alpha", "--watch"]).unwrap();
+    assert!(reader_is_gone(&execute(watch, &mut Closed, Look::default()).unwrap_err()));
+    let other = anyhow::anyhow!("something else");
+    assert!(!reader_is_gone(&other));
+}
+
+#[test]
+fn completions_name_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let mut out = Vec::new();
+        let cli = Cli::try_parse_from(["understudy", "completions", shell]).unwrap();
+        execute(cli, &mut out, Look::default()).unwrap();
+        let script = String::from_utf8(out).unwrap();
+        assert!(script.contains("switchover") && script.contains("completions"), "{shell}");
+    }
+}

@@ -1,0 +1,113 @@
+//! What can be wrong with a file, in words for the one who wrote it.
+
+use super::size::SizeError;
+use std::path::{Path, PathBuf};
+
+/// Why a file, or a node of it, cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read {}: {source}{}", file.display(), looked(argument, file))]
+    Unreadable { argument: PathBuf, file: PathBuf, source: std::io::Error },
+    /// It is not TOML.
+    #[error("{}:{line}: this is not valid TOML: {}", file.display(), source.message().replace('\n', " "))]
+    Syntax { file: PathBuf, line: usize, source: Box<toml::de::Error> },
+    /// A field is wrong.
+    #[error("{}:{line}: {field}{}: {problem}", file.display(), shown(value))]
+    Field {
+        file: PathBuf,
+        line: usize,
+        /// Dotted, as `node.alpha.address`.
+        field: String,
+        /// As the file has it; none where a field is missing, or is a table.
+        value: Option<String>,
+        problem: Box<Problem>,
+    },
+    /// `--node` names none of the file's nodes.
+    #[error("{} has no node called {name:?}; its nodes are {}{}", file.display(), known.join(", "), mean(suggestion))]
+    NoSuchNode { file: PathBuf, name: String, known: Vec<String>, suggestion: Option<String> },
+    /// No `--node`, and the host is none of the file's nodes.
+    #[error(
+        "this host is called {host:?}, and {} has no node of that name: say which node this is with --node ({})",
+        file.display(), known.join(", "))]
+    HostIsNoNode { file: PathBuf, host: String, known: Vec<String> },
+    /// The system did not say what a daemon needs from it.
+    #[error("cannot {what}: {source}")]
+    System { what: &'static str, source: std::io::Error },
+}
+
+fn looked(argument: &Path, file: &Path) -> String {
+    if argument == file {
+        return String::new();
+    }
+    format!(
+        " (a bare name means a file in {}; for one in this folder write ./{})",
+        super::DEFAULT_FOLDER,
+        argument.display()
+    )
+}
+
+fn shown(value: &Option<String>) -> String {
+    value.as_ref().map(|v| format!(" = {v}")).unwrap_or_default()
+}
+
+fn mean(suggestion: &Option<String>) -> String {
+    suggestion.as_ref().map(|s| format!("; did you mean {s:?}?")).unwrap_or_default()
+}
+
+/// What is wrong with one field, and what to do about it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// A field or table that this version does not know.
+    #[error("there is no such field{}; known here are {}", mean(suggestion), known.join(", "))]
+    Unknown { suggestion: Option<String>, known: Vec<String> },
+    #[error("is missing: add {example}")]
+    Missing { example: String },
+    #[error("is {found}, but must be {expected}, such as {example}")]
+    WrongType { found: &'static str, expected: &'static str, example: &'static str },
+    #[error("is not a valid name: use 1 to 64 of a-z, 0-9, - and _")]
+    BadName,
+    #[error("must be {}", any_of(allowed))]
+    NotOneOf { allowed: &'static [&'static str] },
+    #[error("must be the number 4096 or 512")]
+    BadBlockSize,
+    #[error("{0}")]
+    BadSize(SizeError),
+    #[error("is not a multiple of 4096 bytes; the nearest below is {below}, the nearest above {above}")]
+    NotAligned { below: u64, above: u64 },
+    #[error("is out of range: it must be from {least} to {most}")]
+    OutOfRange { least: String, most: String },
+    #[error(
+        "is larger than resource.memory ({memory}), which holds what is under way to the peers: raise memory or lower window"
+    )]
+    WindowOverMemory { memory: String },
+    #[error(
+        "is not an address: write IP:PORT, such as \"10.0.0.1:7801\" or \"[fd00::1]:7801\" (names are not looked up)"
+    )]
+    BadAddress,
+    #[error("has port 0: give the port on which peers find this node, such as 7801")]
+    NoPort,
+    #[error("is not an address that peers can reach: write the one of this node's interface")]
+    Unspecified,
+    #[error(
+        "is not a loopback address, and the link is neither encrypted nor authenticated: anyone who reaches it could read and \
+         change the data. On a network that you trust, add insecure = true to [resource] or to this node"
+    )]
+    NotLoopback,
+    #[error("is neither \"unix:/PATH\" nor \"tcp:IP:PORT\"")]
+    BadListen,
+    #[error("must be an absolute path, since the daemon and the commands may run in different folders")]
+    RelativePath,
+    #[error(
+        "is {length} bytes long, but the path of a unix socket has at most 107: choose a shorter one, or a shorter dir"
+    )]
+    SocketPathTooLong { length: usize },
+    #[error("is also used by {other}: each needs its own")]
+    Duplicate { other: String },
+    #[error("a resource has at most {most} of these, and the file has {found}")]
+    TooMany { most: usize, found: usize },
+}
+
+fn any_of(allowed: &[&str]) -> String {
+    allowed.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(" or ")
+}

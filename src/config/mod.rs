@@ -1,0 +1,110 @@
+//! The user's file: one per resource, the same on every node.
+//!
+//! [`load`] reads and validates it into a [`Config`]; [`Settings::new`] takes one node's view of that, which is all the
+//! daemon needs to start. Whatever is wrong is refused with the line, the field, the value and the remedy, and
+//! nothing is ever guessed: an unknown field is an error.
+
+mod address;
+mod error;
+mod parse;
+mod reader;
+mod settings;
+mod size;
+mod suggest;
+
+#[cfg(test)]
+mod tests;
+
+use crate::core::{Mode, OnStall};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+pub use address::NbdListen;
+pub use error::{ConfigError, Problem};
+pub use parse::parse;
+pub use settings::{Settings, host_name};
+pub use size::{SizeError, parse_size, show_size};
+
+/// Where a bare name is looked for, as `NAME.toml`.
+pub const DEFAULT_FOLDER: &str = "/etc/understudy";
+
+/// A validated file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where it was read from, for messages.
+    pub file: PathBuf,
+    pub resource: Resource,
+    /// In the order of the file; at least one.
+    pub volumes: Vec<Volume>,
+    /// Sorted by name; 1 to 16.
+    pub nodes: Vec<Node>,
+}
+
+/// `[resource]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    pub name: String,
+    pub stall_ms: u64,
+    pub on_stall: OnStall,
+    /// `durable = "write"`: every write is durable before it completes.
+    pub durable_write: bool,
+    /// Logical block size in bytes: 512 or 4096.
+    pub block_size: u32,
+    /// Bytes of payloads that are not yet applied.
+    pub memory: u64,
+    /// Bytes sent to one peer and not yet confirmed.
+    pub window: u64,
+    pub heartbeat_ms: u64,
+    pub flush_ms: u64,
+    pub apply_ms: u64,
+}
+
+/// `[volume.NAME]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    pub name: String,
+    /// Bytes; a multiple of 4096.
+    pub size: u64,
+}
+
+/// `[node.NAME]`, with every default filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub name: String,
+    pub mode: Mode,
+    /// Where peers reach it.
+    pub address: SocketAddr,
+    pub dir: PathBuf,
+    pub log: PathBuf,
+    /// Bytes; a multiple of 4096.
+    pub log_size: u64,
+    /// One per volume, in the order of [`Config::volumes`].
+    pub stores: Vec<PathBuf>,
+    pub nbd: Vec<NbdListen>,
+    /// The control socket.
+    pub control: PathBuf,
+}
+
+/// The file that an argument of the command line means: itself, or for a bare name (no slash, no `.toml`)
+/// `/etc/understudy/NAME.toml`.
+pub fn locate(argument: &Path) -> PathBuf {
+    let bare = argument.components().count() == 1
+        && argument.extension().is_none_or(|e| e != "toml")
+        && !argument.as_os_str().as_encoded_bytes().contains(&b'/');
+    if !bare {
+        return argument.to_owned();
+    }
+    let mut name = argument.as_os_str().to_owned();
+    name.push(".toml");
+    Path::new(DEFAULT_FOLDER).join(name)
+}
+
+/// Reads and validates the file that `argument` means (see [`locate`]).
+pub fn load(argument: &Path) -> Result<Config, ConfigError> {
+    let file = locate(argument);
+    let text = match std::fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(source) => return Err(ConfigError::Unreadable { argument: argument.to_owned(), file, source }),
+    };
+    parse(&file, &text)
+}

@@ -1,0 +1,300 @@
+//! What clients wait for: writes, flushes and reads of the active node.
+
+use super::api::*;
+use super::node::{Node, Purpose, Stage};
+use super::overlay::ReadPart;
+use super::types::*;
+use crate::buf::Payload;
+use crate::format::batch::MAX_RECORD_BYTES;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Requests under way.
+#[derive(Debug)]
+pub struct Clients {
+    /// Accepted plain writes, by their last record, in order.
+    writes: VecDeque<(Lsn, ReqId)>,
+    /// FUA writes and flushes, by the record that must be committed.
+    flushes: BTreeMap<Lsn, Vec<ReqId>>,
+    reads: BTreeMap<u64, PendingRead>,
+    next_read: u64,
+    /// Writes that found no room in memory or log.
+    pending: VecDeque<(ReqId, ClientOp)>,
+    /// The newest record of each volume.
+    newest: Vec<Lsn>,
+    /// All records up to here have completed towards clients, or could.
+    completed: Lsn,
+}
+
+#[derive(Debug)]
+struct PendingRead {
+    req: ReqId,
+    slots: Vec<Option<Segment>>,
+    missing: usize,
+    /// The newest write that it saw: it may not be shown before that one may complete (S2).
+    wait: Lsn,
+    failed: Option<i32>,
+}
+
+impl Clients {
+    pub fn new(volumes: usize) -> Clients {
+        Clients {
+            writes: VecDeque::new(),
+            flushes: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            next_read: 0,
+            pending: VecDeque::new(),
+            newest: vec![Lsn(0); volumes],
+            completed: Lsn(0),
+        }
+    }
+
+    pub fn waiting_for_room(&self) -> usize {
+        self.pending.len()
+    }
+
+    pub fn completed(&self) -> Lsn {
+        self.completed
+    }
+
+    /// Begins anew at a position: what an earlier term left is gone (C6).
+    pub fn reset(&mut self, completed: Lsn) -> Vec<ReqId> {
+        let mut dropped: Vec<ReqId> = self.writes.drain(..).map(|(_, r)| r).collect();
+        dropped.extend(std::mem::take(&mut self.flushes).into_values().flatten());
+        dropped.extend(std::mem::take(&mut self.reads).into_values().map(|r| r.req));
+        dropped.extend(self.pending.drain(..).map(|(r, _)| r));
+        self.newest.fill(completed);
+        self.completed = completed;
+        dropped
+    }
+
+    /// Whether a client waits for something that a peer or the log must still do.
+    pub fn is_waiting(&self) -> bool {
+        !self.writes.is_empty() || !self.flushes.is_empty()
+    }
+}
+
+impl Node {
+    pub(super) fn client_request(&mut self, req: ReqId, op: ClientOp) {
+        if self.stage != Stage::Active {
+            return self.complete(req, Err(ClientError::NotActive));
+        }
+        if let Err(error) = self.check_range(&op) {
+            return self.complete(req, Err(error));
+        }
+        match op {
+            ClientOp::Read { volume, offset, length } => self.start_read(req, volume, offset, length),
+            ClientOp::Flush { volume } => self.start_flush(req, volume),
+            ClientOp::Extents { volume, offset, length } => {
+                let extents = self.known_zero(volume, offset, length);
+                self.complete(req, Ok(Reply::Extents(extents)));
+            }
+            write => self.clients.pending.push_back((req, write)),
+        }
+    }
+
+    /// Takes in the writes that have room. In order: a write is never overtaken by a later one (S3).
+    pub(super) fn poll_clients(&mut self) {
+        if self.stage != Stage::Active || self.fault.is_some() {
+            return;
+        }
+        while self.has_room() {
+            let Some((req, op)) = self.clients.pending.pop_front() else { break };
+            self.accept(req, op);
+        }
+    }
+
+    /// Memory for unapplied payloads, and a ring that can hold them with their headers.
+    fn has_room(&self) -> bool {
+        self.overlay.memory() < self.cfg.memory.min(self.log.size() / 4)
+    }
+
+    fn check_range(&self, op: &ClientOp) -> Result<(), ClientError> {
+        let (volume, offset, length) = match op {
+            ClientOp::Write { volume, offset, payload, .. } => (*volume, *offset, payload.len() as u64),
+            ClientOp::Read { volume, offset, length }
+            | ClientOp::Zeroes { volume, offset, length, .. }
+            | ClientOp::Discard { volume, offset, length, .. }
+            | ClientOp::Extents { volume, offset, length } => (*volume, *offset, *length),
+            ClientOp::Flush { volume } => (*volume, 0, u64::from(self.cfg.block)),
+        };
+        let size = self.cfg.volumes.get(volume.0 as usize).ok_or(ClientError::OutOfRange)?.size;
+        if length == 0 || offset.checked_add(length).is_none_or(|end| end > size) {
+            return Err(ClientError::OutOfRange);
+        }
+        let block = u64::from(self.cfg.block);
+        if !offset.is_multiple_of(block) || !length.is_multiple_of(block) {
+            return Err(ClientError::Misaligned);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, req: ReqId, op: ClientOp) {
+        let (volume, fua) = match op {
+            ClientOp::Write { volume, offset, payload, fua } => {
+                for at in (0..payload.len()).step_by(MAX_RECORD_BYTES as usize) {
+                    let piece = payload.slice(at, (payload.len() - at).min(MAX_RECORD_BYTES as usize));
+                    self.append(volume, Kind::Write, offset + at as u64, piece.len() as u64, piece);
+                }
+                (volume, fua)
+            }
+            ClientOp::Zeroes { volume, offset, length, fua, may_discard } => {
+                let kind = if may_discard { Kind::Discard } else { Kind::Zeroes };
+                self.append(volume, kind, offset, length, Payload::empty());
+                (volume, fua)
+            }
+            ClientOp::Discard { volume, offset, length, fua } => {
+                self.append(volume, Kind::Discard, offset, length, Payload::empty());
+                (volume, fua)
+            }
+            ClientOp::Read { .. } | ClientOp::Flush { .. } | ClientOp::Extents { .. } => return,
+        };
+        let last = self.log.end();
+        self.clients.newest[volume.0 as usize] = last;
+        if fua || self.cfg.durable_write {
+            self.wait_committed(last, req);
+        } else {
+            self.clients.writes.push_back((last, req));
+        }
+    }
+
+    fn append(&mut self, volume: VolumeId, kind: Kind, offset: u64, length: u64, payload: Payload) {
+        let crc = if payload.is_empty() { 0 } else { crc32fast::hash(&payload) };
+        let record = Record { lsn: self.log.end().next(), volume, kind, offset, length, crc, payload };
+        self.take_record(record);
+    }
+
+    /// A record enters this node's order: overlay and log, in that order of lsn.
+    pub(super) fn take_record(&mut self, record: Record) {
+        // Only a node with a lineage takes records: the active has opened a term, a passive has adopted the active's.
+        let term = *self.lineage.term_at(record.lsn).expect("a record of a known term");
+        self.overlay.insert(&record);
+        self.log.push(record, term);
+    }
+
+    fn wait_committed(&mut self, lsn: Lsn, req: ReqId) {
+        self.flush_to = self.flush_to.max(lsn);
+        self.log.want_durable(lsn);
+        self.clients.flushes.entry(lsn).or_default().push(req);
+    }
+
+    /// A flush waits for the last write of its volume that had completed when it came (S3).
+    fn start_flush(&mut self, req: ReqId, volume: VolumeId) {
+        let lsn = self.clients.newest[volume.0 as usize].min(self.clients.completed);
+        if lsn <= self.committed { self.complete(req, Ok(Reply::Done)) } else { self.wait_committed(lsn, req) }
+    }
+
+    fn start_read(&mut self, req: ReqId, volume: VolumeId, offset: u64, length: u64) {
+        let plan = self.overlay.read(volume, offset, length);
+        let read = self.clients.next_read;
+        self.clients.next_read += 1;
+        let mut slots = Vec::with_capacity(plan.parts.len());
+        let mut missing = 0;
+        for (slot, part) in plan.parts.into_iter().enumerate() {
+            slots.push(match part {
+                ReadPart::Data(payload) => Some(Segment::Data(payload)),
+                ReadPart::Zero(length) => Some(Segment::Zero(length)),
+                ReadPart::Store { offset, length } => {
+                    missing += 1;
+                    self.io(Purpose::Read { read, slot }, Part::Store(volume), IoOp::Read { offset, length });
+                    None
+                }
+            });
+        }
+        self.clients.reads.insert(read, PendingRead { req, slots, missing, wait: plan.newest, failed: None });
+        self.finish_read(read);
+    }
+
+    pub(super) fn read_done(&mut self, read: u64, slot: usize, result: Result<IoData, IoError>) {
+        let Some(pending) = self.clients.reads.get_mut(&read) else { return };
+        pending.missing -= 1;
+        match result {
+            Ok(IoData::Bytes(payload)) => pending.slots[slot] = Some(Segment::Data(payload)),
+            Ok(_) => pending.failed = Some(libc_eio()),
+            Err(error) => pending.failed = Some(error.errno),
+        }
+        self.finish_read(read);
+    }
+
+    fn finish_read(&mut self, read: u64) {
+        let completed = self.clients.completed;
+        let Some(pending) = self.clients.reads.get(&read) else { return };
+        if pending.missing > 0 || pending.wait > completed {
+            return;
+        }
+        // Just found there.
+        let pending = self.clients.reads.remove(&read).expect("a pending read");
+        let result = match pending.failed {
+            Some(errno) => Err(ClientError::Io(errno)),
+            None => Ok(Reply::Data(pending.slots.into_iter().flatten().collect())),
+        };
+        self.complete(pending.req, result);
+    }
+
+    /// What is known to be zero without asking the store: discarded or zeroed and not yet applied.
+    fn known_zero(&self, volume: VolumeId, offset: u64, length: u64) -> Vec<(u64, bool)> {
+        let mut runs: Vec<(u64, bool)> = Vec::new();
+        for part in self.overlay.read(volume, offset, length).parts {
+            let (length, zero) = match part {
+                ReadPart::Data(payload) => (payload.len() as u64, false),
+                ReadPart::Zero(length) => (length, true),
+                ReadPart::Store { length, .. } => (length, false),
+            };
+            match runs.last_mut() {
+                Some(last) if last.1 == zero => last.0 += length,
+                _ => runs.push((length, zero)),
+            }
+        }
+        runs
+    }
+
+    /// Moves the watermarks of the active as far as the log and the members allow, and answers who waited.
+    pub(super) fn advance(&mut self) {
+        if self.role() != Role::Active || self.fault.is_some() {
+            return;
+        }
+        let (mut received, mut durable) = (self.log.written(), self.log.durable());
+        if !self.suspended {
+            for (member_received, member_durable) in self.required_positions() {
+                received = received.min(member_received);
+                durable = durable.min(member_durable);
+            }
+            self.committed = self.committed.max(durable);
+            let completed = if self.cfg.durable_write { self.committed } else { received };
+            self.clients.completed = self.clients.completed.max(completed);
+        }
+        self.answer_waiting();
+    }
+
+    fn answer_waiting(&mut self) {
+        let (completed, committed) = (self.clients.completed, self.committed);
+        while let Some(&(lsn, req)) = self.clients.writes.front() {
+            if lsn > completed {
+                break;
+            }
+            self.clients.writes.pop_front();
+            self.complete(req, Ok(Reply::Done));
+        }
+        while let Some(first) = self.clients.flushes.first_entry() {
+            if *first.key() > committed {
+                break;
+            }
+            for req in first.remove() {
+                self.complete(req, Ok(Reply::Done));
+            }
+        }
+        let ready: Vec<u64> =
+            self.clients.reads.iter().filter(|(_, r)| r.missing == 0 && r.wait <= completed).map(|(k, _)| *k).collect();
+        for read in ready {
+            self.finish_read(read);
+        }
+    }
+
+    pub(super) fn complete(&mut self, req: ReqId, result: Result<Reply, ClientError>) {
+        self.act(Action::Complete { req, result });
+    }
+}
+
+/// EIO: what a driver's answer of the wrong kind is reported as.
+fn libc_eio() -> i32 {
+    5
+}

@@ -1,0 +1,431 @@
+//! What operators ask: promote, demote, switch over, connect, disconnect. Each is refused by name, or done whole.
+
+use super::api::*;
+use super::hello::{Charter, Member};
+use super::node::{Node, Stage};
+use super::notice::{Notice, Refusal};
+use super::peer::Link;
+use super::superblock::Then;
+use super::types::*;
+
+/// A demotion or switchover that takes longer is given up waiting for.
+const PATIENCE_MS: u64 = 10_000;
+
+/// The command under way; one at a time.
+#[derive(Debug)]
+pub struct Operation {
+    /// Whom to answer; none where the node acts by itself.
+    id: Option<CommandId>,
+    kind: Kind,
+    since: Time,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Waits for the log to settle, then opens a term.
+    Promote { forced: bool, gave_up: String, opened: bool },
+    /// Waits for the members, then releases.
+    Demote { to: Option<NodeId>, forced: bool, released: bool },
+    /// Waits until the other node serves.
+    Watch { to: NodeId },
+}
+
+impl Node {
+    pub(super) fn command(&mut self, id: CommandId, command: Command) {
+        let begun = match command {
+            Command::Promote { force, off } => self.begin_promote(Some(id), force, &off),
+            Command::Demote { force } => self.begin_demote(id, None, force),
+            Command::Switchover { to } => self.begin_switchover(id, &to),
+            Command::Connect { peer } => self.connect(id, &peer),
+            Command::Disconnect { peer, force } => self.disconnect(id, &peer, force),
+            Command::Verify { .. } => Err(Refusal::Busy { what: "verify is not served by this version" }),
+        };
+        if let Err(refusal) = begun {
+            self.act(Action::CommandDone { id, result: Err(refusal) });
+        }
+    }
+
+    fn node_called(&self, name: &str) -> Result<NodeId, Refusal> {
+        self.cfg.find(name).ok_or_else(|| Refusal::UnknownNode {
+            name: name.to_string(),
+            known: self.cfg.nodes.iter().map(|n| n.name.clone()).collect(),
+        })
+    }
+
+    fn check_free(&self) -> Result<(), Refusal> {
+        if let Some(what) = &self.fault {
+            return Err(Refusal::Faulted { what: what.clone() });
+        }
+        match &self.operation {
+            None => Ok(()),
+            Some(Operation { kind: Kind::Promote { .. }, .. }) => Err(Refusal::Busy { what: "promote" }),
+            Some(Operation { kind: Kind::Demote { .. }, .. }) => Err(Refusal::Busy { what: "demote" }),
+            Some(Operation { kind: Kind::Watch { .. }, .. }) => Err(Refusal::Busy { what: "switchover" }),
+        }
+    }
+
+    fn begin_promote(&mut self, id: Option<CommandId>, forced: bool, off: &[String]) -> Result<(), Refusal> {
+        self.check_free()?;
+        if self.stage != Stage::Passive {
+            return Err(Refusal::AlreadyActive { node: self.cfg.my_name().to_string() });
+        }
+        let off = off.iter().map(|name| self.node_called(name)).collect::<Result<Vec<NodeId>, Refusal>>()?;
+        let gave_up = self.guard_promotion(forced, &off)?;
+        self.may_resume = false;
+        // The opening charter keeps the members: they acknowledge in the new term, or are dropped (C3, C4).
+        if forced {
+            let names: Vec<String> = off.iter().map(|n| self.cfg.name(*n).to_string()).collect();
+            self.charter.in_sync.retain(|m| !names.contains(&m.node));
+            let number = self.charter.generation.0 + 1;
+            self.charter.generation = (number, self.draw_id());
+        }
+        self.set_stage(Stage::Promoting);
+        self.operation =
+            Some(Operation { id, kind: Kind::Promote { forced, gave_up, opened: false }, since: self.now });
+        for node in self.cfg.peers() {
+            if matches!(self.peers[node.0 as usize].link, Link::Target(_)) {
+                self.close_link(node, "it is being promoted", true);
+            }
+        }
+        Ok(())
+    }
+
+    /// May this node become active (C8, C9)? What it would give up, in words.
+    fn guard_promotion(&self, forced: bool, off: &[NodeId]) -> Result<String, Refusal> {
+        let mut unreachable = Vec::new();
+        let mut gave_up = Vec::new();
+        let heir = self.charter.heir.as_deref() == Some(self.cfg.my_name())
+            && self.charter.active.is_none()
+            && self.charter.released.is_some_and(|end| end <= self.log.end());
+        for node in self.cfg.peers() {
+            let peer = &self.peers[node.0 as usize];
+            let name = self.cfg.name(node).to_string();
+            let Some(hello) = peer.hello.as_ref().filter(|_| peer.is_greeted()) else {
+                if !(forced && off.contains(&node)) && self.must_answer(node) && !heir {
+                    unreachable.push(name);
+                }
+                continue;
+            };
+            if off.contains(&node) {
+                return Err(Refusal::NotOff { peer: name });
+            }
+            if hello.role == Role::Active {
+                return Err(Refusal::PeerIsActive { peer: name, me: self.cfg.my_name().to_string() });
+            }
+            if let Some(ahead) = self.ahead_of_me(node, hello) {
+                if !forced {
+                    return Err(Refusal::Behind { peer: name, records: ahead, end: hello.received.0 });
+                }
+                gave_up.push(format!("{ahead} record(s) that {name} holds"));
+            }
+        }
+        if !unreachable.is_empty() {
+            return Err(Refusal::Unreachable { peers: unreachable });
+        }
+        let founded = self.charter.generation != (0, 0);
+        if founded && !forced && self.charter.member(self.cfg.my_name()).is_none() {
+            let active = self.charter.active.clone().or(self.charter.in_sync.first().map(|m| m.node.clone()));
+            return Err(Refusal::Dropped { active: active.unwrap_or_else(|| "the former active".into()) });
+        }
+        Ok(gave_up.join(", "))
+    }
+
+    /// Whose word a promotion needs: a founder needs everyone's; later the members' and the active's.
+    fn must_answer(&self, node: NodeId) -> bool {
+        let name = self.cfg.name(node);
+        let founded = self.charter.generation != (0, 0);
+        !founded || self.charter.member(name).is_some() || self.charter.active.as_deref() == Some(name)
+    }
+
+    /// Records that a connected peer of the same lineage holds past this node's end.
+    fn ahead_of_me(&self, node: NodeId, hello: &super::hello::Hello) -> Option<u64> {
+        use super::lineage::Relation;
+        let received = hello.received.max(self.peers[node.0 as usize].received);
+        match self.lineage.relation(self.log.end(), &hello.lineage, received) {
+            // It descends from this node's end: everything past the fork is missing here.
+            Relation::Common { fork } if received > fork && fork == self.log.end() => Some(received.0 - fork.0),
+            Relation::Unrelated if self.lineage.is_fresh() && !hello.lineage.is_empty() => Some(received.0.max(1)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn poll_operation(&mut self) {
+        self.poll_resume();
+        let Some(operation) = &self.operation else { return };
+        match operation.kind {
+            Kind::Promote { opened, .. } => {
+                if !opened && self.log.is_settled() && self.store.is_resting() {
+                    self.open_term();
+                } else if !opened {
+                    let end = self.log.end();
+                    self.log.want_durable(end);
+                }
+            }
+            Kind::Demote { to, forced, released } => self.poll_demote(to, forced, released),
+            Kind::Watch { to } => self.poll_watch(to),
+        }
+    }
+
+    /// A restarted active goes on by itself where its own charter says that it alone was in sync, or once every member listed
+    /// has answered that it follows nobody newer and holds nothing more (C9, C5).
+    fn poll_resume(&mut self) {
+        if !self.may_resume || self.operation.is_some() || self.fault.is_some() || self.stage != Stage::Passive {
+            return;
+        }
+        let me = self.cfg.my_name();
+        let others: Vec<NodeId> =
+            self.charter.in_sync.iter().filter(|m| m.node != me).filter_map(|m| self.cfg.find(&m.node)).collect();
+        let agreed = others.iter().all(|n| {
+            let peer = &self.peers[n.0 as usize];
+            let hello = peer.hello.as_ref().filter(|_| matches!(peer.link, Link::Idle(_)));
+            hello.is_some_and(|h| {
+                h.role == Role::Passive && !h.charter.newer_than(&self.charter) && self.ahead_of_me(*n, h).is_none()
+            })
+        });
+        if agreed {
+            self.may_resume = false;
+            // The guard has the same view; if it refuses, the operator decides.
+            let _ = self.begin_promote(None, false, &[]);
+        }
+    }
+
+    /// All that is held is durable: the term may be opened (L1).
+    fn open_term(&mut self) {
+        let id = TermId(self.draw_id());
+        let above =
+            self.peers.iter().filter_map(|p| p.hello.as_ref()).filter_map(|h| h.lineage.last()).map(|t| t.number).max();
+        let end = self.log.end();
+        self.lineage.open(id, end, above.unwrap_or(0));
+        let me = Member { node: self.cfg.my_name().to_string(), incarnation: self.cfg.incarnation };
+        let charter = &mut self.charter;
+        charter.version += 1;
+        charter.active = Some(me.node.clone());
+        charter.heir = None;
+        charter.released = None;
+        charter.in_sync.retain(|m| m.node != me.node);
+        charter.in_sync.push(me);
+        if charter.generation == (0, 0) {
+            charter.generation = (1, id.0);
+        }
+        for peer in &mut self.peers {
+            peer.forget_positions();
+        }
+        if let Some(Operation { kind: Kind::Promote { opened, .. }, .. }) = &mut self.operation {
+            *opened = true;
+        }
+        self.persist(Then::TermOpened);
+    }
+
+    pub(super) fn term_opened(&mut self) {
+        let Some(Operation { id, kind: Kind::Promote { forced, gave_up, .. }, .. }) = self.operation.take() else {
+            return;
+        };
+        // Opened just before this state was written.
+        let term = *self.lineage.last().expect("an opened term");
+        self.set_stage(Stage::Active);
+        let dropped = self.clients.reset(self.log.end());
+        debug_assert!(dropped.is_empty(), "a passive has no clients");
+        self.suspended = false;
+        for peer in &mut self.peers {
+            peer.down_since = Some(self.now);
+        }
+        self.notice(Notice::TermOpened { number: term.number, id: format!("{:?}", term.id), first: term.first.0 });
+        self.notice(Notice::Promoted { forced, gave_up: gave_up.clone() });
+        self.act(Action::Serve { term: term.id });
+        let text = match gave_up.as_str() {
+            "" => format!("{} is active, term {}", self.cfg.my_name(), term.number),
+            lost => format!("{} is active, term {}; given up: {lost}", self.cfg.my_name(), term.number),
+        };
+        self.answer(id, Ok(text));
+        self.renegotiate("it was promoted");
+    }
+
+    fn answer(&mut self, id: Option<CommandId>, result: Result<String, Refusal>) {
+        if let Some(id) = id {
+            self.act(Action::CommandDone { id, result });
+        }
+    }
+
+    fn check_active(&self) -> Result<(), Refusal> {
+        if self.stage == Stage::Active {
+            return Ok(());
+        }
+        let active = self.charter.active.clone().unwrap_or_else(|| "nobody, as far as this node knows".into());
+        Err(Refusal::NotActive { node: self.cfg.my_name().to_string(), active })
+    }
+
+    fn begin_demote(&mut self, id: CommandId, to: Option<NodeId>, forced: bool) -> Result<(), Refusal> {
+        self.check_free()?;
+        self.check_active()?;
+        self.set_stage(Stage::Demoting);
+        self.act(Action::StopServing);
+        let end = self.log.end();
+        self.flush_to = self.flush_to.max(end);
+        self.log.want_durable(end);
+        self.operation =
+            Some(Operation { id: Some(id), kind: Kind::Demote { to, forced, released: false }, since: self.now });
+        Ok(())
+    }
+
+    fn begin_switchover(&mut self, id: CommandId, to: &str) -> Result<(), Refusal> {
+        let node = self.node_called(to)?;
+        self.check_free()?;
+        self.check_active()?;
+        if node == self.cfg.me {
+            return Err(Refusal::AlreadyActive { node: to.to_string() });
+        }
+        let peer = &self.peers[node.0 as usize];
+        if !self.is_member(node) || !peer.is_streamed() || self.change.is_some() {
+            let why = peer.why.clone().unwrap_or_else(|| "it has not caught up".into());
+            return Err(Refusal::NotInSync { peer: to.to_string(), why });
+        }
+        self.begin_demote(id, Some(node), false)
+    }
+
+    fn poll_demote(&mut self, to: Option<NodeId>, forced: bool, released: bool) {
+        if !released {
+            let whole = self.committed == self.log.end() && self.log.is_settled() && self.change.is_none();
+            let late = self.operation_is_late();
+            if whole || (late && forced) {
+                return self.release(to);
+            }
+            if late {
+                // Nothing was given up: it goes on serving.
+                let what = "the in-sync members did not make the last writes durable; the node serves on (use --force to demote all the same)";
+                self.serve_on(what);
+            }
+            return;
+        }
+        if self.change.is_none() {
+            self.released(to);
+        } else if self.operation_is_late() {
+            self.change = None;
+            self.released(None);
+        }
+    }
+
+    fn operation_is_late(&self) -> bool {
+        self.operation.as_ref().is_some_and(|o| self.now.since_us(o.since) > PATIENCE_MS * 1000)
+    }
+
+    fn serve_on(&mut self, what: &str) {
+        let id = self.operation.take().and_then(|o| o.id);
+        self.set_stage(Stage::Active);
+        // Sessions of clients were ended; new ones may come.
+        if let Some(term) = self.lineage.last() {
+            let term = term.id;
+            self.act(Action::Serve { term });
+        }
+        self.answer(id, Err(Refusal::TimedOut { what: what.into() }));
+    }
+
+    fn release(&mut self, to: Option<NodeId>) {
+        let mut charter: Charter = self.charter.clone();
+        charter.active = None;
+        charter.heir = to.map(|n| self.cfg.name(n).to_string());
+        charter.released = Some(self.log.end());
+        if let Some(Operation { kind: Kind::Demote { released, .. }, .. }) = &mut self.operation {
+            *released = true;
+        }
+        self.ask(charter, None);
+    }
+
+    /// The release is durable here and at the members: this node is passive.
+    fn released(&mut self, to: Option<NodeId>) {
+        let id = self.operation.take().and_then(|o| o.id);
+        self.set_stage(Stage::Passive);
+        let end = self.log.end();
+        for req in self.clients.reset(end) {
+            self.complete(req, Err(ClientError::NotActive));
+        }
+        self.notice(Notice::Demoted { end: end.0 });
+        match to {
+            Some(node) => {
+                if let Some(session) = self.peers[node.0 as usize].session() {
+                    self.send(node, session, PeerMsg::TakeOver);
+                }
+                self.operation = Some(Operation { id, kind: Kind::Watch { to: node }, since: self.now });
+            }
+            None => self.answer(id, Ok(format!("{} is passive, its log ends at {}", self.cfg.my_name(), end.0))),
+        }
+        self.renegotiate_after_release(to);
+    }
+
+    fn renegotiate_after_release(&mut self, to: Option<NodeId>) {
+        for node in self.cfg.peers() {
+            // The heir ends the session itself when it promotes.
+            if Some(node) != to {
+                self.close_link(node, "it was demoted", true);
+            }
+        }
+    }
+
+    fn poll_watch(&mut self, to: NodeId) {
+        let peer = &self.peers[to.0 as usize];
+        let name = self.cfg.name(to).to_string();
+        let serves =
+            matches!(peer.link, Link::Target(_)) && peer.hello.as_ref().is_some_and(|h| h.role == Role::Active);
+        if serves {
+            let id = self.operation.take().and_then(|o| o.id);
+            self.answer(id, Ok(format!("{name} is active")));
+        } else if self.operation_is_late() {
+            let id = self.operation.take().and_then(|o| o.id);
+            self.close_link(to, "it did not take over", true);
+            let me = self.cfg.my_name();
+            let what = format!(
+                "{name} did not take over; nobody serves now. See its events; `understudy promote` on {name} or {me} ends this"
+            );
+            self.answer(id, Err(Refusal::TimedOut { what }));
+        }
+    }
+
+    /// The active has released its role to this node.
+    pub(super) fn take_over(&mut self, node: NodeId) {
+        if self.peers[node.0 as usize].target_mut().is_none() {
+            return;
+        }
+        // Its hello is of the time when it was active; the charter it sent since says that it is not.
+        if self.charter.active.is_none() && self.charter.heir.as_deref() == Some(self.cfg.my_name()) {
+            if let Some(hello) = &mut self.peers[node.0 as usize].hello {
+                hello.role = Role::Passive;
+            }
+            // A refusal is seen on the other side, where the command was given, as a time-out with the remedy.
+            let _ = self.begin_promote(None, false, &[]);
+        }
+    }
+
+    fn connect(&mut self, id: CommandId, name: &str) -> Result<(), Refusal> {
+        let node = self.node_called(name)?;
+        let now = self.now;
+        let peer = &mut self.peers[node.0 as usize];
+        peer.wanted = true;
+        peer.retry_at = now;
+        peer.why = None;
+        self.answer(Some(id), Ok(format!("connecting to {name}")));
+        Ok(())
+    }
+
+    fn disconnect(&mut self, id: CommandId, name: &str, force: bool) -> Result<(), Refusal> {
+        let node = self.node_called(name)?;
+        let last = self.role() == Role::Active && self.is_member(node) && self.charter.in_sync.len() == 2;
+        if last && !force {
+            return Err(Refusal::LastMember { peer: name.to_string() });
+        }
+        self.peers[node.0 as usize].wanted = false;
+        self.close_link(node, "disconnected by the operator", true);
+        if self.role() == Role::Active {
+            self.drop_member(node, "disconnected by the operator");
+        }
+        self.answer(Some(id), Ok(format!("disconnected from {name}, until `understudy connect {name}`")));
+        Ok(())
+    }
+
+    /// A change of the charter is over: everyone connected hears of it.
+    pub(super) fn charter_changed(&mut self) {
+        for node in self.cfg.peers() {
+            if !self.is_member(node) {
+                self.tell_charter(node);
+            }
+        }
+    }
+}

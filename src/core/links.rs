@@ -1,0 +1,344 @@
+//! Connections: dialing, the handshake and its verdict, keepalive, loss.
+
+use super::api::*;
+use super::hello::{Hello, PROTOCOL};
+use super::node::{Node, Stage};
+use super::notice::Notice;
+use super::peer::{Feed, Link, Source};
+use super::types::*;
+use std::collections::VecDeque;
+
+/// Longest pause between two attempts to connect, in ms.
+const MAX_BACKOFF_MS: u64 = 1000;
+/// Heartbeats missed until a session is given up.
+const SILENT_HEARTBEATS: u64 = 10;
+
+impl Node {
+    fn peer_mut(&mut self, node: NodeId) -> &mut super::peer::Peer {
+        &mut self.peers[node.0 as usize]
+    }
+
+    /// Of two nodes the one whose name sorts lower dials.
+    fn dials(&self, node: NodeId) -> bool {
+        self.cfg.me < node
+    }
+
+    pub(super) fn send(&mut self, peer: NodeId, session: SessionId, message: PeerMsg) {
+        let now = self.now;
+        self.peer_mut(peer).last_sent = now;
+        self.act(Action::Send { peer, session, message });
+    }
+
+    pub(super) fn poll_links(&mut self) {
+        for node in self.cfg.peers() {
+            self.poll_dial(node);
+            self.poll_keepalive(node);
+            self.poll_target(node);
+        }
+    }
+
+    fn poll_dial(&mut self, node: NodeId) {
+        let (now, dials, faulted) = (self.now, self.dials(node), self.fault.is_some());
+        let peer = self.peer_mut(node);
+        if matches!(peer.link, Link::Down) && dials && peer.wanted && !faulted && peer.retry_at <= now {
+            peer.link = Link::Dialing;
+            self.act(Action::Connect { peer: node });
+        }
+    }
+
+    fn poll_keepalive(&mut self, node: NodeId) {
+        let silent_us = self.cfg.heartbeat_ms * SILENT_HEARTBEATS * 1000;
+        let beat_us = self.cfg.heartbeat_ms * 1000;
+        let (now, watermarks, ack) = (self.now, self.my_watermarks(), self.idle_ack());
+        let peer = self.peer_mut(node);
+        let Some(session) = peer.session() else { return };
+        if now.since_us(peer.last_heard) >= silent_us {
+            return self.close_link(node, "no word for ten heartbeats", false);
+        }
+        if now.since_us(peer.last_sent) < beat_us {
+            return;
+        }
+        match &peer.link {
+            Link::Source(_) => self.send(node, session, PeerMsg::Heartbeat { watermarks }),
+            Link::Idle(_) => self.send(node, session, PeerMsg::Ack(ack)),
+            Link::Target(_) => self.send_ack(node),
+            Link::Down | Link::Dialing | Link::Greeting(_) => {}
+        }
+    }
+
+    pub(super) fn link_deadline(&self) -> Option<Time> {
+        let beat = self.cfg.heartbeat_ms;
+        let mut earliest: Option<Time> = None;
+        for node in self.cfg.peers() {
+            let peer = &self.peers[node.0 as usize];
+            let at = match peer.link {
+                Link::Down if self.dials(node) && peer.wanted && self.fault.is_none() => Some(peer.retry_at),
+                Link::Down | Link::Dialing => None,
+                _ => Some(peer.last_sent.plus_ms(beat).min(peer.last_heard.plus_ms(beat * SILENT_HEARTBEATS))),
+            };
+            let drop = self.drop_deadline(node);
+            earliest = [earliest, at, drop].into_iter().flatten().min();
+        }
+        // Never in the past: what is due has been done by the poll that precedes this call.
+        earliest.map(|t| t.max(self.now.plus_ms(1)))
+    }
+
+    /// When a member that holds up a write, or is gone, will be dropped (C4).
+    fn drop_deadline(&self, node: NodeId) -> Option<Time> {
+        let peer = &self.peers[node.0 as usize];
+        if self.role() != Role::Active || self.fault.is_some() || self.suspended {
+            return None;
+        }
+        let listed = self.charter.member(self.cfg.name(node)).is_some() || peer.joining.is_some();
+        let since = [peer.waiting.map(|(_, t)| t), peer.down_since].into_iter().flatten().min()?;
+        listed.then(|| since.plus_ms(self.cfg.stall_ms))
+    }
+
+    pub(super) fn peer_up(&mut self, node: NodeId, session: SessionId) {
+        if self.peer_mut(node).session().is_some() {
+            self.lose_link(node, "replaced by a new connection");
+        }
+        if !self.peer_mut(node).wanted || self.fault.is_some() {
+            let why = "disconnected by the operator, or its storage failed".to_string();
+            self.act(Action::Send { peer: node, session, message: PeerMsg::Bye { why } });
+            self.act(Action::Close { peer: node, session });
+            let now = self.now;
+            let peer = self.peer_mut(node);
+            peer.link = Link::Down;
+            peer.retry_at = now.plus_ms(MAX_BACKOFF_MS);
+            return;
+        }
+        let now = self.now;
+        let peer = self.peer_mut(node);
+        peer.link = Link::Greeting(session);
+        peer.last_heard = now;
+        let hello = Box::new(self.my_hello());
+        self.send(node, session, PeerMsg::Hello(hello));
+    }
+
+    pub(super) fn connect_failed(&mut self, node: NodeId) {
+        if matches!(self.peer_mut(node).link, Link::Dialing) {
+            self.back_off(node);
+        }
+    }
+
+    pub(super) fn peer_down(&mut self, node: NodeId, session: SessionId) {
+        if self.peer_mut(node).session() == Some(session) {
+            self.lose_link(node, "the connection was closed");
+        }
+    }
+
+    /// Ends a session from this side; with `bye` the peer is told why.
+    pub(super) fn close_link(&mut self, node: NodeId, why: &str, bye: bool) {
+        let Some(session) = self.peer_mut(node).session() else { return };
+        if bye {
+            self.act(Action::Send { peer: node, session, message: PeerMsg::Bye { why: why.into() } });
+        }
+        self.act(Action::Close { peer: node, session });
+        self.lose_link(node, why);
+    }
+
+    fn lose_link(&mut self, node: NodeId, why: &str) {
+        let (now, name) = (self.now, self.cfg.name(node).to_string());
+        let peer = self.peer_mut(node);
+        let was_greeted = peer.is_greeted();
+        // Positions stay: within an incarnation they never decrease (C1).
+        peer.joining = None;
+        if was_greeted {
+            peer.why = Some(why.to_string());
+            peer.down_since = Some(now);
+        }
+        self.back_off(node);
+        if was_greeted {
+            self.notice(Notice::PeerLost { peer: name, why: why.into() });
+        }
+    }
+
+    fn back_off(&mut self, node: NodeId) {
+        let now = self.now;
+        let peer = self.peer_mut(node);
+        peer.link = Link::Down;
+        peer.retry_at = now.plus_ms(peer.backoff_ms);
+        peer.backoff_ms = (peer.backoff_ms * 2).min(MAX_BACKOFF_MS);
+    }
+
+    /// Ends all sessions so that they are negotiated anew: the role of this node has changed.
+    pub(super) fn renegotiate(&mut self, why: &str) {
+        for node in self.cfg.peers() {
+            self.close_link(node, why, true);
+            self.peer_mut(node).backoff_ms = 10;
+            let now = self.now;
+            self.peer_mut(node).retry_at = now;
+        }
+    }
+
+    pub(super) fn my_hello(&self) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            resource: self.cfg.resource.clone(),
+            node: self.cfg.my_name().to_string(),
+            incarnation: self.cfg.incarnation,
+            role: if self.stage == Stage::Active { Role::Active } else { Role::Passive },
+            volumes: self.cfg.volumes.iter().map(|v| (v.name.clone(), v.size)).collect(),
+            block: self.cfg.block,
+            lineage: self.lineage.terms().to_vec(),
+            zero: self.zero,
+            received: self.log.end(),
+            durable: self.log.durable(),
+            committed: self.committed,
+            applied: self.store.applied(),
+            log_from: self.log.from(),
+            charter: self.charter.clone(),
+            gap: None,
+        }
+    }
+
+    pub(super) fn peer_message(&mut self, node: NodeId, session: SessionId, message: PeerMsg) {
+        if self.peer_mut(node).session() != Some(session) {
+            return; // Of a session that is over.
+        }
+        let now = self.now;
+        self.peer_mut(node).last_heard = now;
+        match message {
+            PeerMsg::Hello(hello) => self.greeted(node, session, hello),
+            PeerMsg::Bye { why } => {
+                let why = format!("{} ended the session: {why}", self.cfg.name(node));
+                self.close_link(node, &why, false);
+            }
+            PeerMsg::Ready { received, durable } => self.peer_ready(node, received, durable),
+            PeerMsg::Ack(ack) => self.peer_acknowledged(node, ack),
+            PeerMsg::CharterAck { version } => self.charter_confirmed(node, version),
+            PeerMsg::Append { records, watermarks } => self.records_came(node, records, watermarks),
+            PeerMsg::Heartbeat { watermarks } => self.records_came(node, Vec::new(), watermarks),
+            PeerMsg::Charter(charter) => self.charter_came(node, session, charter),
+            PeerMsg::TakeOver => self.take_over(node),
+            PeerMsg::ReadyResync { .. }
+            | PeerMsg::ResyncBegin { .. }
+            | PeerMsg::ResyncData { .. }
+            | PeerMsg::ResyncEnd { .. }
+            | PeerMsg::ResyncDone { .. }
+            | PeerMsg::VerifyAsk { .. }
+            | PeerMsg::VerifyAnswer { .. } => self.close_link(node, "a message that has no place here", true),
+        }
+    }
+
+    fn greeted(&mut self, node: NodeId, session: SessionId, hello: Box<Hello>) {
+        if !matches!(self.peer_mut(node).link, Link::Greeting(_)) {
+            return self.close_link(node, "a second Hello", true);
+        }
+        if let Err(why) = self.check_identity(node, &hello) {
+            return self.refuse(node, why);
+        }
+        let newcomer = self.peer_mut(node).incarnation != Some(hello.incarnation);
+        let peer = self.peer_mut(node);
+        peer.incarnation = Some(hello.incarnation);
+        peer.hello = Some(hello.clone());
+        if newcomer {
+            peer.forget_positions();
+        }
+        let mine = if self.stage == Stage::Active { Role::Active } else { Role::Passive };
+        match (mine, hello.role) {
+            (Role::Active, Role::Active) => {
+                self.notice(Notice::SplitBrain { peer: hello.node.clone() });
+                let why = "both nodes are active (split brain): demote the one whose writes are to be set aside";
+                self.refuse(node, why.into());
+            }
+            (Role::Active, Role::Passive) => {
+                self.link_stands(node, Link::Source(Box::new(Source::new(session, self.now))));
+                self.check_incarnation(node);
+            }
+            (Role::Passive, Role::Active) if self.stage != Stage::Passive => {
+                self.refuse(node, "this node is changing its role; it will be asked again".into());
+            }
+            (Role::Passive, Role::Active) => {
+                self.hear_charter(&hello.charter);
+                self.become_target(node, session, &hello);
+            }
+            (Role::Passive, Role::Passive) => {
+                self.hear_charter(&hello.charter);
+                self.link_stands(node, Link::Idle(session));
+            }
+        }
+    }
+
+    pub(super) fn link_stands(&mut self, node: NodeId, link: Link) {
+        let name = self.cfg.name(node).to_string();
+        let peer = self.peer_mut(node);
+        peer.link = link;
+        peer.backoff_ms = 10;
+        peer.down_since = None;
+        peer.why = None;
+        self.notice(Notice::PeerConnected { peer: name });
+    }
+
+    /// Ends a session whose other side cannot be worked with, and says so once.
+    pub(super) fn refuse(&mut self, node: NodeId, why: String) {
+        let known = self.peer_mut(node).why.as_deref() == Some(why.as_str());
+        if !known {
+            let peer = self.cfg.name(node).to_string();
+            self.notice(Notice::HandshakeRefused { peer, why: why.clone() });
+        }
+        self.close_link(node, &why, true);
+        let now = self.now;
+        let peer = self.peer_mut(node);
+        peer.why = Some(why);
+        peer.backoff_ms = MAX_BACKOFF_MS;
+        peer.retry_at = now.plus_ms(MAX_BACKOFF_MS);
+    }
+
+    fn check_identity(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
+        let name = self.cfg.name(node);
+        if hello.protocol != PROTOCOL {
+            let theirs = hello.protocol;
+            return Err(format!("{name} speaks protocol {theirs}, this node {PROTOCOL}: upgrade the older one"));
+        }
+        if hello.node != name || hello.resource != self.cfg.resource {
+            let (n, r) = (&hello.node, &hello.resource);
+            return Err(format!("expected {name} of {:?}, met {n} of {r:?}", self.cfg.resource));
+        }
+        let mine = self.cfg.volumes.iter().map(|v| (&v.name, v.size));
+        if !mine.clone().eq(hello.volumes.iter().map(|(n, s)| (n, *s))) {
+            let (mine, theirs) = (mine.collect::<Vec<_>>(), &hello.volumes);
+            return Err(format!("volumes differ: {mine:?} here, {theirs:?} on {name}; make both files the same"));
+        }
+        if hello.block != self.cfg.block {
+            return Err(format!("block size differs: {} here, {} on {name}", self.cfg.block, hello.block));
+        }
+        Ok(())
+    }
+
+    /// A passive follows the newest charter that it meets (C7).
+    fn hear_charter(&mut self, charter: &super::hello::Charter) {
+        if charter.newer_than(&self.charter) {
+            self.charter = charter.clone();
+            if self.charter.active.as_deref() != Some(self.cfg.my_name()) {
+                self.may_resume = false;
+            }
+            self.persist(super::superblock::Then::Nothing);
+        }
+    }
+
+    fn charter_came(&mut self, node: NodeId, session: SessionId, charter: super::hello::Charter) {
+        if self.peer_mut(node).target_mut().is_none() {
+            return;
+        }
+        let version = charter.version;
+        self.hear_charter(&charter);
+        self.persist(super::superblock::Then::ConfirmCharter { peer: node, session, version });
+    }
+}
+
+impl Source {
+    pub fn new(session: SessionId, now: Time) -> Source {
+        Source {
+            session,
+            feed: Feed::Preparing,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            told_flush: Lsn(0),
+            told_committed: Lsn(0),
+            bytes: 0,
+            since: now,
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The log of one node: records in, batches out, and the two watermarks that rest on it (L2, L3, L4).
+//!
+//! One I/O is in flight at a time: a batch fills while the one before it is written (group commit). A batch is
+//! written stable (`sync`) where somebody waits for it and nothing unstable lies before it; otherwise a flush follows,
+//! since a stable write says nothing of the writes before it.
+
+use super::api::{IoOp, Part};
+use super::types::*;
+use crate::buf::Payload;
+use crate::format::BLOCK;
+use crate::format::batch::{self, BatchFields, TermRef};
+use crate::format::ring::{BatchEntry, Geometry, ScanStart};
+use std::collections::VecDeque;
+
+/// Unstable bytes after which the log flushes by itself (L3).
+const FLUSH_BYTES: u64 = 16 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Log {
+    geometry: Geometry,
+    stream: u128,
+    /// Where a scan of the ring would begin.
+    tail: ScanStart,
+    /// Ring space before this address may be written over: the tail of the newest durable superblock (L2).
+    reusable: u64,
+    next: u64,
+    prev_crc: u32,
+    queue: VecDeque<(Record, Term)>,
+    flight: Option<Flight>,
+    /// The newest record handed to the log.
+    end: Lsn,
+    written: Lsn,
+    durable: Lsn,
+    /// Somebody waits until this record is durable.
+    wanted: Lsn,
+    unstable_since: Option<Time>,
+    unstable_bytes: u64,
+    index: VecDeque<BatchEntry>,
+    failed: Option<i32>,
+    /// Every batch is written stable.
+    always_stable: bool,
+    flush_ms: u64,
+}
+
+#[derive(Debug)]
+enum Flight {
+    Write { entry: BatchEntry, stable: bool },
+    Flush { covers: Lsn },
+}
+
+/// What the log starts from: a fresh ring, or what recovery found.
+#[derive(Clone, Debug)]
+pub struct LogStart {
+    pub geometry: Geometry,
+    pub stream: u128,
+    pub tail: ScanStart,
+    pub next: u64,
+    pub prev_crc: u32,
+    /// The newest valid record; all up to it are durable.
+    pub end: Lsn,
+    pub index: VecDeque<BatchEntry>,
+}
+
+impl Log {
+    pub fn new(start: LogStart, always_stable: bool, flush_ms: u64) -> Log {
+        Log {
+            geometry: start.geometry,
+            stream: start.stream,
+            tail: start.tail,
+            reusable: start.tail.address,
+            next: start.next,
+            prev_crc: start.prev_crc,
+            queue: VecDeque::new(),
+            flight: None,
+            end: start.end,
+            written: start.end,
+            durable: start.end,
+            wanted: start.end,
+            unstable_since: None,
+            unstable_bytes: 0,
+            index: start.index,
+            failed: None,
+            always_stable,
+            flush_ms,
+        }
+    }
+
+    pub fn end(&self) -> Lsn {
+        self.end
+    }
+
+    pub fn written(&self) -> Lsn {
+        self.written
+    }
+
+    pub fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    pub fn tail(&self) -> ScanStart {
+        self.tail
+    }
+
+    pub fn stream(&self) -> u128 {
+        self.stream
+    }
+
+    pub fn failed(&self) -> Option<i32> {
+        self.failed
+    }
+
+    /// Bytes of the ring that hold what may not be written over.
+    pub fn used(&self) -> u64 {
+        self.next - self.reusable
+    }
+
+    pub fn size(&self) -> u64 {
+        self.geometry.size
+    }
+
+    /// Nothing queued, nothing in flight, nothing unstable.
+    pub fn is_settled(&self) -> bool {
+        self.queue.is_empty() && self.flight.is_none() && self.durable == self.end
+    }
+
+    /// The oldest record that the ring holds; `end + 1` if it holds none.
+    pub fn from(&self) -> Lsn {
+        self.index.front().map_or(self.written.next(), |e| e.start.first)
+    }
+
+    /// The next record of the order.
+    pub fn push(&mut self, record: Record, term: Term) {
+        assert_eq!(record.lsn, self.end.next(), "records come in order, without holes");
+        self.end = record.lsn;
+        self.queue.push_back((record, term));
+    }
+
+    /// Somebody waits until `lsn` is durable.
+    pub fn want_durable(&mut self, lsn: Lsn) {
+        assert!(lsn <= self.end, "cannot make durable what was not accepted");
+        self.wanted = self.wanted.max(lsn);
+    }
+
+    /// The next I/O to do, if one is to be done now.
+    pub fn poll(&mut self, now: Time) -> Option<(Part, IoOp)> {
+        if self.failed.is_some() || self.flight.is_some() {
+            return None;
+        }
+        if self.unstable_bytes >= FLUSH_BYTES || self.flush_due().is_some_and(|due| due <= now) {
+            self.wanted = self.wanted.max(self.written);
+        }
+        if self.wanted > self.durable && (self.wanted <= self.written || self.queue.is_empty()) {
+            return Some(self.start_flush());
+        }
+        self.start_batch(now)
+    }
+
+    /// When the log flushes by itself (L3).
+    pub fn flush_due(&self) -> Option<Time> {
+        self.unstable_since.map(|since| since.plus_ms(self.flush_ms))
+    }
+
+    fn start_flush(&mut self) -> (Part, IoOp) {
+        self.flight = Some(Flight::Flush { covers: self.written });
+        (Part::Log, IoOp::Flush)
+    }
+
+    fn start_batch(&mut self, now: Time) -> Option<(Part, IoOp)> {
+        let term = self.queue.front()?.1;
+        let mut bytes = BLOCK as u64;
+        let mut count = 0;
+        // A small ring takes smaller batches, or it could never be emptied behind one.
+        let most = batch::MAX_BATCH_BYTES.min(self.geometry.size / 8);
+        for (record, of) in self.queue.iter().take(batch::MAX_RECORDS) {
+            let more = batch::record_bytes(record);
+            if of.id != term.id || (count > 0 && bytes + more > most) {
+                break;
+            }
+            bytes += more;
+            count += 1;
+        }
+        let address = self.geometry.place(self.next, bytes);
+        if address + bytes > self.reusable + self.geometry.size {
+            return None; // Full until the tail moves (L5).
+        }
+        let records: Vec<Record> = self.queue.drain(..count).map(|(r, _)| r).collect();
+        let fields = BatchFields {
+            prev_crc: self.prev_crc,
+            stream: self.stream,
+            address,
+            term: TermRef { number: term.number, id: term.id },
+            first: records[0].lsn,
+            durable: self.durable,
+        };
+        let (header, crc) = batch::encode(&fields, &records);
+        // A stable write covers itself alone: it will do only where all before it is stable.
+        let stable = self.durable == self.written && (self.always_stable || self.wanted > self.written);
+        if !stable {
+            self.unstable_since.get_or_insert(now);
+            self.unstable_bytes += bytes;
+        }
+        let start = ScanStart { address, prev_crc: self.prev_crc, first: fields.first };
+        let entry = BatchEntry { start, bytes, term: fields.term, metas: batch::metas(&records) };
+        self.flight = Some(Flight::Write { entry, stable });
+        self.next = address + bytes;
+        self.prev_crc = crc;
+        let offset = self.geometry.offset(address);
+        Some((Part::Log, IoOp::Write { offset, bufs: batch::buffers(header, &records), sync: stable }))
+    }
+
+    /// The I/O of the last `poll` is over. A failure is final (L4): nothing moves any more.
+    pub fn done(&mut self, result: Result<(), i32>) {
+        // One I/O is in flight whenever the driver reports one.
+        let flight = self.flight.take().expect("a log I/O was in flight");
+        if let Err(errno) = result {
+            self.failed = Some(errno);
+            return;
+        }
+        match flight {
+            Flight::Write { entry, stable } => {
+                let last = entry.last();
+                self.index.push_back(entry);
+                self.written = last;
+                if stable {
+                    self.durable = last;
+                }
+            }
+            Flight::Flush { covers } => {
+                self.durable = covers;
+                self.unstable_bytes = 0;
+                self.unstable_since = None;
+            }
+        }
+        assert!(self.durable <= self.written && self.written <= self.end);
+    }
+
+    /// Ends all records after `end` (L1): the next batch voids what the ring still holds of them.
+    ///
+    /// # Panics
+    /// If an I/O is in flight, or records before `end` are not durable: the caller waits for that first.
+    pub fn truncate(&mut self, end: Lsn) {
+        assert!(self.flight.is_none() && end <= self.end && self.durable >= end);
+        self.queue.clear();
+        self.end = end;
+        self.written = end;
+        self.durable = end;
+        self.wanted = self.wanted.min(end);
+        self.unstable_since = None;
+        self.unstable_bytes = 0;
+        cut(&mut self.index, end);
+    }
+
+    /// Empties the log at a position that the store holds (the end of a resync): the chain goes on, the records do not.
+    pub fn restart_at(&mut self, end: Lsn) {
+        assert!(self.flight.is_none() && self.queue.is_empty());
+        self.index.clear();
+        self.tail = ScanStart { address: self.next, prev_crc: self.prev_crc, first: end.next() };
+        self.end = end;
+        self.written = end;
+        self.durable = end;
+        self.wanted = end;
+        self.unstable_since = None;
+        self.unstable_bytes = 0;
+    }
+
+    /// The oldest batch that the ring holds.
+    pub fn oldest(&self) -> Option<&BatchEntry> {
+        self.index.front()
+    }
+
+    /// Drops the oldest batch. Its space is reusable once `tail()` is durable in a superblock.
+    pub fn drop_oldest(&mut self) {
+        self.index.pop_front();
+        let chain = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.end.next() };
+        self.tail = match (self.index.front(), &self.flight) {
+            (Some(entry), _) | (None, Some(Flight::Write { entry, .. })) => entry.start,
+            (None, _) => ScanStart { first: self.written.next(), ..chain },
+        };
+    }
+
+    /// Bytes from the tail to where the next batch will stand.
+    pub fn held(&self) -> u64 {
+        self.next - self.tail.address
+    }
+
+    /// A superblock with this tail is durable.
+    pub fn tail_is_durable(&mut self, address: u64) {
+        self.reusable = self.reusable.max(address);
+    }
+
+    /// The batch that holds a record, for reading it back: its place in the part, and the entry.
+    pub fn locate(&self, lsn: Lsn) -> Option<(u64, &BatchEntry)> {
+        let at = self.index.partition_point(|e| e.last() < lsn);
+        let entry = self.index.get(at).filter(|e| e.start.first <= lsn)?;
+        Some((self.geometry.offset(entry.start.address), entry))
+    }
+
+    /// Ranges of the records after `after`, oldest first.
+    pub fn extents_after(&self, after: Lsn) -> impl Iterator<Item = (Lsn, Extent)> + '_ {
+        let at = self.index.partition_point(|e| e.last() <= after);
+        let flying = match &self.flight {
+            Some(Flight::Write { entry, .. }) => Some(entry),
+            _ => None,
+        };
+        let indexed = self.index.range(at..).chain(flying).flat_map(entry_extents);
+        let queued =
+            self.queue.iter().map(|(r, _)| (r.lsn, Extent { volume: r.volume, offset: r.offset, length: r.length }));
+        indexed.chain(queued).filter(move |(lsn, _)| *lsn > after)
+    }
+}
+
+/// What the records of a batch cover.
+pub fn entry_extents(entry: &BatchEntry) -> impl Iterator<Item = (Lsn, Extent)> + '_ {
+    let first = entry.start.first.0;
+    entry
+        .metas
+        .iter()
+        .enumerate()
+        .map(move |(i, m)| (Lsn(first + i as u64), Extent { volume: m.volume, offset: m.offset, length: m.length }))
+}
+
+/// Takes the records after `end` out of an index.
+pub fn cut(index: &mut VecDeque<BatchEntry>, end: Lsn) {
+    while let Some(entry) = index.back_mut().filter(|e| e.last() > end) {
+        let keep = end.next().0.saturating_sub(entry.start.first.0) as usize;
+        if keep > 0 {
+            entry.metas.truncate(keep);
+            break;
+        }
+        index.pop_back();
+    }
+}
+
+/// Checks a batch that was read back, and takes its live records out without copying.
+pub fn read_back(entry: &BatchEntry, body: &Payload) -> Option<Vec<Record>> {
+    let (header, metas) = batch::decode_header(body).ok()?;
+    let same = header.fields.address == entry.start.address && header.fields.first == entry.start.first;
+    if !same || header.bytes() != body.len() as u64 || metas.len() < entry.metas.len() {
+        return None;
+    }
+    let live = &metas[..entry.metas.len()];
+    live.iter().all(|m| batch::payload_ok(m, body)).then(|| batch::records(&header, live, body))
+}

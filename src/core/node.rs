@@ -1,0 +1,304 @@
+//! One node of a resource: the state machine that a driver runs. The slices of its state have modules of their own;
+//! this one holds them together and routes events.
+
+use super::api::*;
+use super::charter::Change;
+use super::client::Clients;
+use super::command::Operation;
+use super::config::NodeConfig;
+use super::hello::Charter;
+use super::lineage::Lineage;
+use super::log::Log;
+use super::notice::Notice;
+use super::overlay::Overlay;
+use super::peer::Peer;
+use super::recovery::Recovered;
+use super::store::Store;
+use super::superblock::Super;
+use super::times::AcceptTimes;
+use super::types::*;
+use std::collections::{BTreeMap, VecDeque};
+
+/// What the node does. Changed only by `Node::set_stage`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Passive,
+    /// On the way to active: makes durable what it holds, opens a term (L1).
+    Promoting,
+    Active,
+    /// Serves no more; waits until all is durable on the members.
+    Demoting,
+}
+
+/// What a completed I/O was for.
+#[derive(Clone, Debug)]
+pub(super) enum Purpose {
+    Log,
+    Super,
+    /// A piece of a read: the read, and the index of its slot.
+    Read {
+        read: u64,
+        slot: usize,
+    },
+    ApplyWrite,
+    ApplyFlush,
+    /// A batch read back for a peer.
+    Feed {
+        peer: NodeId,
+        session: SessionId,
+        from: Lsn,
+    },
+    Salvage {
+        peer: NodeId,
+        session: SessionId,
+    },
+}
+
+/// A replica and its part in replication. See `docs/architecture.md` for how it is driven.
+pub struct Node {
+    pub(super) cfg: NodeConfig,
+    pub(super) now: Time,
+    pub(super) stage: Stage,
+    pub(super) lineage: Lineage,
+    pub(super) charter: Charter,
+    /// A change of the charter that is not over (C4).
+    pub(super) change: Option<Change>,
+    /// Durable on the active and every in-sync member, as far as this node knows (S1).
+    pub(super) committed: Lsn,
+    pub(super) log: Log,
+    pub(super) overlay: Overlay,
+    pub(super) store: Store,
+    pub(super) superblock: Super,
+    pub(super) clients: Clients,
+    /// One for each node of the resource; this node's own is not used.
+    pub(super) peers: Vec<Peer>,
+    pub(super) operation: Option<Operation>,
+    pub(super) fault: Option<String>,
+    pub(super) suspended: bool,
+    /// This node was active in its charter when it started and may resume once the members agree (C9).
+    pub(super) may_resume: bool,
+    /// The active asked for durability up to here.
+    pub(super) flush_to: Lsn,
+    /// Fresh and proven zero, or descended from such a replica: position 0 means zeros.
+    pub(super) zero: bool,
+    pub(super) accept_times: AcceptTimes,
+    pub(super) next_salvage: u32,
+    pub(super) ids_drawn: u64,
+    purposes: BTreeMap<IoId, Purpose>,
+    next_io: u64,
+    out: VecDeque<Action>,
+}
+
+impl Node {
+    /// A node that stands where recovery found it, passive until it is promoted or may resume.
+    pub fn new(cfg: NodeConfig, recovered: Recovered, now: Time) -> Node {
+        let overlay = recovered.overlay(cfg.volumes.len());
+        let log = Log::new(recovered.log.clone(), cfg.durable_write, cfg.flush_ms);
+        let sb = &recovered.superblock;
+        let may_resume = sb.charter.active.as_deref() == Some(cfg.my_name()) && !sb.log_errors;
+        let mut node = Node {
+            now,
+            stage: Stage::Passive,
+            lineage: Lineage::new(sb.lineage.clone()),
+            charter: sb.charter.clone(),
+            change: None,
+            committed: sb.checkpoint,
+            overlay,
+            store: Store::new(sb.checkpoint, now),
+            clients: Clients::new(cfg.volumes.len()),
+            peers: cfg.nodes.iter().map(|_| Peer::new()).collect(),
+            operation: None,
+            fault: None,
+            suspended: false,
+            may_resume,
+            flush_to: Lsn(0),
+            zero: sb.zero,
+            accept_times: AcceptTimes::default(),
+            next_salvage: sb.next_salvage,
+            ids_drawn: 0,
+            purposes: BTreeMap::new(),
+            next_io: 0,
+            out: VecDeque::new(),
+            log,
+            superblock: Super::new(sb.clone(), recovered.slot),
+            cfg,
+        };
+        node.notice(Notice::Started {
+            role: if may_resume { "was active".into() } else { "passive".into() },
+            received: node.log.end().0,
+            durable: node.log.durable().0,
+            applied: node.store.applied().0,
+        });
+        // The incarnation on disk is this process's before it speaks to anyone (C1).
+        node.persist(super::superblock::Then::Nothing);
+        node
+    }
+
+    /// Takes in one thing that happened.
+    pub fn handle(&mut self, now: Time, event: Event) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Client { req, op } => self.client_request(req, op),
+            Event::IoDone { id, result } => self.io_done(id, result),
+            Event::PeerUp { peer, session } => self.peer_up(peer, session),
+            Event::PeerDown { peer, session } => self.peer_down(peer, session),
+            Event::ConnectFailed { peer } => self.connect_failed(peer),
+            Event::PeerMessage { peer, session, message } => self.peer_message(peer, session, message),
+            Event::Command { id, command } => self.command(id, command),
+        }
+    }
+
+    /// Group commit and everything that waits for a time: once after a batch of events, and at `deadline`.
+    pub fn poll(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        self.poll_operation();
+        self.poll_links();
+        self.poll_clients();
+        self.accept_times.mark(self.now, self.log.end());
+        self.advance();
+        self.poll_charter();
+        if let Some((part, op)) = self.log.poll(self.now) {
+            self.io(Purpose::Log, part, op);
+        }
+        self.poll_store();
+        self.poll_reclaim();
+        self.poll_superblock();
+        self.feed_peers();
+        self.acknowledge();
+        self.validate();
+    }
+
+    /// The next thing to do, in order.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.out.pop_front()
+    }
+
+    /// When `poll` is wanted at the latest.
+    pub fn deadline(&self) -> Option<Time> {
+        let links = self.link_deadline();
+        let log = self.log.flush_due();
+        let store = self.store_deadline();
+        [links, log, store].into_iter().flatten().min()
+    }
+
+    /// Whether the driver should go on reading from clients.
+    pub fn accepts_writes(&self) -> bool {
+        self.clients.waiting_for_room() == 0
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The newest record that this node holds.
+    pub fn accepted(&self) -> Lsn {
+        self.log.end()
+    }
+
+    pub fn role(&self) -> Role {
+        match self.stage {
+            Stage::Active | Stage::Demoting => Role::Active,
+            Stage::Passive | Stage::Promoting => Role::Passive,
+        }
+    }
+
+    /// accepted, written, durable, committed, applied, checkpointed: for checks and for status.
+    pub fn watermarks(&self) -> [Lsn; 6] {
+        let (applied, checkpointed) = (self.store.applied(), self.superblock.checkpoint());
+        [self.log.end(), self.log.written(), self.log.durable(), self.committed, applied, checkpointed]
+    }
+
+    /// Terms, oldest first.
+    pub fn lineage(&self) -> &[Term] {
+        self.lineage.terms()
+    }
+
+    pub fn charter(&self) -> &Charter {
+        &self.charter
+    }
+
+    /// The order of the watermarks (STYLE: one chain, checked at every step).
+    fn validate(&self) {
+        let [accepted, written, durable, committed, applied, checkpointed] = self.watermarks();
+        assert!(
+            accepted >= written && written >= durable,
+            "accepted {accepted:?} written {written:?} durable {durable:?}"
+        );
+        assert!(durable.min(committed) >= applied, "durable {durable:?} committed {committed:?} applied {applied:?}");
+        assert!(applied >= checkpointed, "applied {applied:?} checkpointed {checkpointed:?}");
+        assert!(self.log.from() <= checkpointed.next(), "dropped records that are not checkpointed (L5)");
+    }
+
+    pub(super) fn set_stage(&mut self, stage: Stage) {
+        use Stage::*;
+        let allowed = matches!(
+            (self.stage, stage),
+            (Passive, Promoting)
+                | (Promoting, Active)
+                | (Promoting, Passive)
+                | (Active, Demoting)
+                | (Demoting, Passive | Active)
+        );
+        assert!(allowed, "{:?} to {stage:?} is not a transition", self.stage);
+        self.stage = stage;
+    }
+
+    pub(super) fn act(&mut self, action: Action) {
+        self.out.push_back(action);
+    }
+
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.out.push_back(Action::Notice(notice));
+    }
+
+    pub(super) fn io(&mut self, purpose: Purpose, part: Part, op: IoOp) {
+        let id = IoId(self.next_io);
+        self.next_io += 1;
+        self.purposes.insert(id, purpose);
+        self.act(Action::Io { id, part, op });
+    }
+
+    fn io_done(&mut self, id: IoId, result: Result<IoData, IoError>) {
+        // The driver answers each I/O once; an answer to nothing is its bug.
+        let purpose = self.purposes.remove(&id).expect("an I/O that was asked for");
+        match purpose {
+            Purpose::Log => {
+                self.log.done(result.map(|_| ()).map_err(|e| e.errno));
+                if let Some(errno) = self.log.failed() {
+                    self.storage_failed("log", errno);
+                }
+            }
+            Purpose::Super => self.superblock_written(result),
+            Purpose::Read { read, slot } => self.read_done(read, slot, result),
+            Purpose::ApplyWrite => self.apply_written(result),
+            Purpose::ApplyFlush => self.apply_flushed(result),
+            Purpose::Feed { peer, session, from } => self.feed_read(peer, session, from, result),
+            Purpose::Salvage { peer, session } => self.salvage_written(peer, session, result),
+        }
+    }
+
+    /// A failed log or superblock is final for this process (L4): it acknowledges nothing more.
+    pub(super) fn storage_failed(&mut self, part: &str, errno: i32) {
+        self.notice(Notice::StorageFailed { part: part.into(), errno });
+        if self.fault.is_none() {
+            self.fault = Some(format!("{part}: errno {errno}"));
+            self.superblock.mark_log_errors();
+            for peer in self.cfg.peers() {
+                self.close_link(peer, "storage failed", true);
+            }
+        }
+    }
+
+    /// A new random identity, drawn from the incarnation that the driver drew (SplitMix64, Steele et al. 2014).
+    pub(super) fn draw_id(&mut self) -> u128 {
+        let mut next = || {
+            self.ids_drawn += 1;
+            let seed = (self.cfg.incarnation.0 >> 64) as u64 ^ self.cfg.incarnation.0 as u64;
+            let mut z = seed.wrapping_add(self.ids_drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        };
+        (u128::from(next()) << 64) | u128::from(next())
+    }
+}

@@ -1,0 +1,184 @@
+//! What this node knows of each other node: the link, and the positions that its acknowledgements prove.
+
+use super::hello::Hello;
+use super::types::*;
+use std::collections::VecDeque;
+
+/// One other node of the resource.
+#[derive(Debug)]
+pub struct Peer {
+    pub link: Link,
+    /// The operator wants a connection.
+    pub wanted: bool,
+    /// Do not dial before this time.
+    pub retry_at: Time,
+    /// The next pause between two attempts, in ms.
+    pub backoff_ms: u64,
+    pub last_heard: Time,
+    pub last_sent: Time,
+    /// The other side's first message in the present or latest session.
+    pub hello: Option<Box<Hello>>,
+    /// Positions in this node's own lineage, proven in this term and by this incarnation; 0 until then (L1, C1).
+    pub incarnation: Option<Incarnation>,
+    pub received: Lsn,
+    pub durable: Lsn,
+    pub applied: Lsn,
+    /// Since when a write has waited for this peer, and for which record.
+    pub waiting: Option<(Lsn, Time)>,
+    /// All that had completed when this node began to wait for the peer on every write (C4); none while it does not.
+    pub joining: Option<Lsn>,
+    /// Why the link is not up or not in sync, for people.
+    pub why: Option<String>,
+    /// Round trip to the peer's acknowledgement, smoothed, in µs.
+    pub round_trip_us: u64,
+    /// When the link went down, for the drop of a member that is gone (C4).
+    pub down_since: Option<Time>,
+}
+
+/// The state of the connection. All changes go through `Node::set_link`.
+#[derive(Debug)]
+pub enum Link {
+    Down,
+    Dialing,
+    /// Hello sent, theirs not yet here.
+    Greeting(SessionId),
+    /// Both passive.
+    Idle(SessionId),
+    /// This node is active and feeds the peer.
+    Source(Box<Source>),
+    /// The peer is active and feeds this node.
+    Target(Box<Target>),
+}
+
+/// The sending side of a session.
+#[derive(Debug)]
+pub struct Source {
+    pub session: SessionId,
+    pub feed: Feed,
+    /// Frames sent and not yet acknowledged: last record and bytes of each.
+    pub in_flight: VecDeque<(Lsn, u64)>,
+    pub in_flight_bytes: u64,
+    /// The newest `flush_to` and `committed` told to the peer.
+    pub told_flush: Lsn,
+    pub told_committed: Lsn,
+    /// Bytes sent in the session, and when it began, for people.
+    pub bytes: u64,
+    pub since: Time,
+}
+
+/// Where the stream stands.
+#[derive(Debug)]
+pub enum Feed {
+    /// The passive ends orphans, sets them aside, adopts the lineage.
+    Preparing,
+    /// Records in order, the next one to send being `next`.
+    Stream { next: Lsn, reading: bool },
+}
+
+/// The receiving side of a session.
+#[derive(Debug)]
+pub struct Target {
+    pub session: SessionId,
+    pub stage: TargetStage,
+    /// The active's clock in its newest frame.
+    pub echo_us: u64,
+    /// What was last acknowledged: received, durable, applied, resync bytes, echo.
+    pub told: (Lsn, Lsn, Lsn, u64, u64),
+    /// The active's newest record.
+    pub accepted: Lsn,
+    /// Frames that wait for room in memory; not acknowledged.
+    pub deferred: VecDeque<Vec<Record>>,
+}
+
+#[derive(Debug)]
+pub enum TargetStage {
+    /// Waits for its own disk before it may adopt the active's lineage.
+    Preparing(super::target::Prepare),
+    Stream,
+}
+
+impl Peer {
+    pub fn new() -> Peer {
+        Peer {
+            link: Link::Down,
+            wanted: true,
+            retry_at: Time(0),
+            backoff_ms: 10,
+            last_heard: Time(0),
+            last_sent: Time(0),
+            hello: None,
+            incarnation: None,
+            received: Lsn(0),
+            durable: Lsn(0),
+            applied: Lsn(0),
+            waiting: None,
+            joining: None,
+            why: None,
+            round_trip_us: 0,
+            down_since: None,
+        }
+    }
+
+    /// The session, whatever it does.
+    pub fn session(&self) -> Option<SessionId> {
+        match &self.link {
+            Link::Down | Link::Dialing => None,
+            Link::Greeting(s) | Link::Idle(s) => Some(*s),
+            Link::Source(source) => Some(source.session),
+            Link::Target(target) => Some(target.session),
+        }
+    }
+
+    /// A session in which both have said who they are.
+    pub fn is_greeted(&self) -> bool {
+        matches!(self.link, Link::Idle(_) | Link::Source(_) | Link::Target(_))
+    }
+
+    /// Forgets what the peer had proven: a new term, or a new incarnation.
+    pub fn forget_positions(&mut self) {
+        self.received = Lsn(0);
+        self.durable = Lsn(0);
+        self.applied = Lsn(0);
+        self.waiting = None;
+        self.joining = None;
+    }
+
+    pub fn source_mut(&mut self) -> Option<&mut Source> {
+        match &mut self.link {
+            Link::Source(source) => Some(source),
+            _ => None,
+        }
+    }
+
+    pub fn target_mut(&mut self) -> Option<&mut Target> {
+        match &mut self.link {
+            Link::Target(target) => Some(target),
+            _ => None,
+        }
+    }
+
+    /// Whether records (not contents) are being streamed to it.
+    pub fn is_streamed(&self) -> bool {
+        matches!(&self.link, Link::Source(s) if matches!(s.feed, Feed::Stream { .. }))
+    }
+}
+
+impl Source {
+    /// Counts a frame against the window (F1).
+    pub fn sent(&mut self, last: Lsn, bytes: u64) {
+        self.in_flight.push_back((last, bytes));
+        self.in_flight_bytes += bytes;
+        self.bytes += bytes;
+    }
+
+    /// Takes acknowledged frames out of the window.
+    pub fn acknowledged(&mut self, received: Lsn) {
+        while let Some(&(last, bytes)) = self.in_flight.front() {
+            if last > received {
+                break;
+            }
+            self.in_flight.pop_front();
+            self.in_flight_bytes -= bytes;
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What a node finds on its disks when it starts, and what `create` writes there (L2).
+
+use super::api::{IoError, Part};
+use super::config::NodeConfig;
+use super::disk::BlockingDisk;
+use super::hello::Charter;
+use super::lineage::Lineage;
+use super::log::{LogStart, cut, read_back};
+use super::overlay::Overlay;
+use super::types::*;
+use crate::buf::Payload;
+use crate::format::batch;
+use crate::format::ring::{BatchEntry, Geometry, ScanStart, Verdict, scan};
+use crate::format::superblock::{self, RING_START, SLOT_BYTES, SuperError, Superblock};
+use std::collections::VecDeque;
+
+/// Random identities that `format` needs; drawn by the driver.
+#[derive(Clone, Copy, Debug)]
+pub struct FormatIds {
+    pub log_stream: u128,
+    pub history_stream: u128,
+}
+
+/// Why a node cannot start from what is on its disks. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    #[error("reading or writing the {what} failed: errno {}", source.errno)]
+    Io { what: &'static str, source: IoError },
+    #[error("the log: {0}")]
+    Super(#[from] SuperError),
+    #[error(
+        "the log belongs to {what} {found:?}, the file says {expected:?}: is this the right log, and the right file?"
+    )]
+    Foreign { what: &'static str, found: String, expected: String },
+    #[error(
+        "the log's record {lsn} (at ring address {address}) is damaged, and it was durable: this replica cannot serve. \
+             Its valid prefix ends at {valid}, its store holds everything up to {checkpoint}. Create this node anew and let it resync from a peer"
+    )]
+    Damaged { lsn: u64, address: u64, valid: u64, checkpoint: u64 },
+}
+
+/// What a node starts from.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    pub superblock: Superblock,
+    /// The slot to write next.
+    pub slot: u8,
+    pub log: LogStart,
+    /// Records past the checkpoint, to be applied again once committed.
+    pub records: Vec<Record>,
+}
+
+impl Recovered {
+    /// What reads see past the checkpoint.
+    pub fn overlay(&self, volumes: usize) -> Overlay {
+        let mut overlay = Overlay::new(volumes);
+        for record in &self.records {
+            overlay.insert(record);
+        }
+        overlay
+    }
+}
+
+fn geometry(config: &NodeConfig) -> Geometry {
+    let size = (config.log_size - RING_START) / 4096 * 4096;
+    Geometry { start: RING_START, size }
+}
+
+/// Writes the superblock of a fresh replica (B3). The caller has prewritten the log and made the stores; `zero` says that
+/// the stores are proven to read as zeros.
+pub fn format(
+    config: &NodeConfig,
+    disk: &mut dyn BlockingDisk,
+    ids: FormatIds,
+    zero: bool,
+) -> Result<(), RecoveryError> {
+    let tail = ScanStart { address: 0, prev_crc: batch::seed(ids.log_stream), first: Lsn(1) };
+    let content = Superblock {
+        sequence: 1,
+        resource: config.resource.clone(),
+        node: config.my_name().to_string(),
+        stream: ids.log_stream,
+        log_size: config.log_size,
+        block: config.block,
+        volumes: config.volumes.iter().map(|v| (v.name.clone(), v.size)).collect(),
+        lineage: Vec::new(),
+        charter: Charter::default(),
+        incarnation: config.incarnation,
+        boot: config.boot,
+        clean: true,
+        checkpoint: Lsn(0),
+        tail,
+        zero,
+        gap: None,
+        history_stream: ids.history_stream,
+        history_bytes: 0,
+        bitmaps: Vec::new(),
+        next_salvage: 1,
+        log_errors: false,
+        extension: Vec::new(),
+    };
+    let bytes = superblock::encode(&content)?;
+    let io = |source| RecoveryError::Io { what: "log", source };
+    disk.write(Part::Log, 0, &bytes).map_err(io)?;
+    let blank = crate::buf::BufMut::zeroed(SLOT_BYTES).freeze();
+    disk.write(Part::Log, SLOT_BYTES as u64, &blank).map_err(io)?;
+    disk.flush(Part::Log).map_err(io)
+}
+
+/// Reads what is on the disks. The whole log is validated before anything is used of it.
+pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recovered, RecoveryError> {
+    let io = |source| RecoveryError::Io { what: "log", source };
+    let first = disk.read(Part::Log, 0, SLOT_BYTES as u64).map_err(io)?;
+    let second = disk.read(Part::Log, SLOT_BYTES as u64, SLOT_BYTES as u64).map_err(io)?;
+    let (superblock, slot) = superblock::choose(&first, &second)?;
+    check_identity(config, &superblock)?;
+    let geometry = geometry(config);
+    let mut read = |offset, length| disk.read(Part::Log, offset, length);
+    let found = scan(&geometry, superblock.stream, superblock.tail, &mut read).map_err(io)?;
+    let lineage = Lineage::new(superblock.lineage.clone());
+    let mut entries: VecDeque<BatchEntry> = found.entries.into();
+    let end = end_by_lineage(&lineage, &mut entries, found.end);
+    if let Verdict::Damage { lsn, address } = found.verdict
+        && end >= lsn.prev()
+    {
+        let (valid, checkpoint) = (end.0, superblock.checkpoint.0);
+        return Err(RecoveryError::Damaged { lsn: lsn.0, address, valid, checkpoint });
+    }
+    if end < superblock.checkpoint {
+        let (valid, checkpoint) = (end.0, superblock.checkpoint.0);
+        return Err(RecoveryError::Damaged { lsn: end.next().0, address: found.next, valid, checkpoint });
+    }
+    let records = reload(geometry, &entries, superblock.checkpoint, disk).map_err(io)?;
+    let log = LogStart {
+        geometry,
+        stream: superblock.stream,
+        tail: superblock.tail,
+        next: found.next,
+        prev_crc: found.prev_crc,
+        end,
+        index: entries,
+    };
+    // What was read back may still be in a volatile cache: it counts as durable only from here on.
+    disk.flush(Part::Log).map_err(io)?;
+    Ok(Recovered { superblock, slot: slot as u8 ^ 1, log, records })
+}
+
+/// Records that the lineage does not know are void: the term that followed them began before them (L1).
+fn end_by_lineage(lineage: &Lineage, entries: &mut VecDeque<BatchEntry>, end: Lsn) -> Lsn {
+    let mut valid = end;
+    for entry in entries.iter() {
+        let mut lsns = (entry.start.first.0..=entry.last().0).map(Lsn);
+        if let Some(alien) = lsns.find(|lsn| lineage.term_at(*lsn).map(|t| t.id) != Some(entry.term.id)) {
+            valid = valid.min(alien.prev());
+        }
+    }
+    cut(entries, valid);
+    valid
+}
+
+/// The records past the checkpoint, with their payloads.
+fn reload(
+    geometry: Geometry,
+    entries: &VecDeque<BatchEntry>,
+    checkpoint: Lsn,
+    disk: &mut dyn BlockingDisk,
+) -> Result<Vec<Record>, IoError> {
+    let mut records: Vec<Record> = Vec::new();
+    for entry in entries.iter().filter(|e| e.last() > checkpoint) {
+        let body: Payload = disk.read(Part::Log, geometry.offset(entry.start.address), entry.bytes)?;
+        // The scan has just read and checked the same bytes; a disk that now says otherwise is failing.
+        let these = read_back(entry, &body).ok_or(IoError { errno: 5 })?;
+        records.extend(these.into_iter().filter(|r| r.lsn > checkpoint));
+    }
+    Ok(records)
+}
+
+fn check_identity(config: &NodeConfig, found: &Superblock) -> Result<(), RecoveryError> {
+    let foreign = |what, found: String, expected: String| Err(RecoveryError::Foreign { what, found, expected });
+    if found.resource != config.resource {
+        return foreign("resource", found.resource.clone(), config.resource.clone());
+    }
+    if found.node != config.my_name() {
+        return foreign("node", found.node.clone(), config.my_name().to_string());
+    }
+    if found.log_size != config.log_size {
+        return foreign("a log of size", found.log_size.to_string(), config.log_size.to_string());
+    }
+    if found.block != config.block {
+        return foreign("a resource of block size", found.block.to_string(), config.block.to_string());
+    }
+    let volumes: Vec<(String, u64)> = config.volumes.iter().map(|v| (v.name.clone(), v.size)).collect();
+    if found.volumes != volumes {
+        return foreign("a resource with volumes", format!("{:?}", found.volumes), format!("{volumes:?}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! The sending side: records to the passives, in order, from memory or from the log (F1).
+
+use super::api::*;
+use super::log::read_back;
+use super::node::{Node, Purpose};
+use super::peer::{Feed, Link};
+use super::types::*;
+
+/// Records in one frame at most.
+const FRAME_RECORDS: usize = 256;
+/// Payload bytes in one frame at most.
+const FRAME_BYTES: u64 = 4 << 20;
+/// What a record without payload counts against the window.
+const RECORD_BYTES: u64 = 64;
+
+impl Node {
+    pub(super) fn my_watermarks(&self) -> Watermarks {
+        Watermarks {
+            committed: self.committed,
+            accepted: self.log.end(),
+            flush_to: self.flush_to.min(self.log.end()),
+            clock_us: self.now.0,
+        }
+    }
+
+    /// The passive has prepared itself: its position is proven in this term from now on.
+    pub(super) fn peer_ready(&mut self, node: NodeId, received: Lsn, durable: Lsn) {
+        if received > self.log.end() || durable > received {
+            return self.close_link(node, "Ready past the end of the active's log", true);
+        }
+        let from = self.log.from();
+        let peer = &mut self.peers[node.0 as usize];
+        let Some(source) = peer.source_mut() else {
+            return self.close_link(node, "Ready without an active", true);
+        };
+        if received.next() < from {
+            return self.close_link(node, "the log no longer reaches that far back", true);
+        }
+        source.feed = Feed::Stream { next: received.next(), reading: false };
+        // Within an incarnation neither decreases (C1): what was proven before in this term is a lower bound.
+        peer.received = peer.received.max(received);
+        peer.durable = peer.durable.max(durable);
+        self.tell_charter(node);
+    }
+
+    pub(super) fn peer_acknowledged(&mut self, node: NodeId, ack: Ack) {
+        let term = self.lineage.last().map(|t| t.id);
+        let (now, end) = (self.now, self.log.end());
+        let peer = &mut self.peers[node.0 as usize];
+        if let (Link::Idle(_), Some(hello)) = (&peer.link, &mut peer.hello) {
+            // Two passives: where the other stands now counts when one of them is promoted.
+            if hello.lineage.last().map(|t| t.id) == ack.term {
+                (hello.received, hello.durable, hello.applied) = (ack.received, ack.durable, ack.applied);
+            }
+            return;
+        }
+        let Some(source) = peer.source_mut() else { return };
+        // An acknowledgement counts only in this term (C1).
+        if ack.term != term || !matches!(source.feed, Feed::Stream { .. }) {
+            return;
+        }
+        if ack.received > end || ack.durable > ack.received {
+            return self.close_link(node, "an acknowledgement of what was never sent", true);
+        }
+        source.acknowledged(ack.received);
+        peer.received = peer.received.max(ack.received);
+        peer.durable = peer.durable.max(ack.durable);
+        peer.applied = peer.applied.max(ack.applied);
+        if ack.echo_us != 0 {
+            let sample = now.0.saturating_sub(ack.echo_us);
+            peer.round_trip_us = if peer.round_trip_us == 0 { sample } else { (peer.round_trip_us * 7 + sample) / 8 };
+        }
+    }
+
+    pub(super) fn feed_peers(&mut self) {
+        if self.role() != Role::Active || self.fault.is_some() {
+            return;
+        }
+        for node in self.cfg.peers() {
+            while self.feed_once(node) {}
+        }
+    }
+
+    /// Sends one frame or starts one read; false when there is nothing to do now.
+    fn feed_once(&mut self, node: NodeId) -> bool {
+        let (window, watermarks) = (self.cfg.window, self.my_watermarks());
+        let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
+        let session = source.session;
+        let Feed::Stream { next, reading: false } = source.feed else { return false };
+        if next > watermarks.accepted {
+            // Nothing to send: but somebody may wait for a flush of what was sent before.
+            let untold = source.told_flush < watermarks.flush_to;
+            if untold {
+                source.told_flush = watermarks.flush_to;
+                self.send(node, session, PeerMsg::Heartbeat { watermarks });
+            }
+            return false;
+        }
+        if source.in_flight_bytes >= window {
+            return false;
+        }
+        if self.overlay.first().is_some_and(|first| first <= next) {
+            let records = frame(self.overlay.records_from(next).cloned());
+            self.send_records(node, records);
+            return true;
+        }
+        self.read_for(node, session, next)
+    }
+
+    fn send_records(&mut self, node: NodeId, records: Vec<Record>) {
+        let watermarks = self.my_watermarks();
+        let Some(last) = records.last().map(|r| r.lsn) else { return };
+        let bytes = records.iter().map(|r| r.payload.len() as u64 + RECORD_BYTES).sum();
+        let Some(source) = self.peers[node.0 as usize].source_mut() else { return };
+        source.sent(last, bytes);
+        source.told_flush = watermarks.flush_to;
+        source.told_committed = watermarks.committed;
+        source.feed = Feed::Stream { next: last.next(), reading: false };
+        let session = source.session;
+        self.send(node, session, PeerMsg::Append { records, watermarks });
+    }
+
+    /// A lagging peer is fed from the log.
+    fn read_for(&mut self, node: NodeId, session: SessionId, next: Lsn) -> bool {
+        let Some((offset, entry)) = self.log.locate(next) else {
+            self.close_link(node, "the log no longer reaches what it needs", true);
+            return false;
+        };
+        let length = entry.bytes;
+        if let Some(source) = self.peers[node.0 as usize].source_mut() {
+            source.feed = Feed::Stream { next, reading: true };
+        }
+        self.io(Purpose::Feed { peer: node, session, from: next }, Part::Log, IoOp::Read { offset, length });
+        false
+    }
+
+    pub(super) fn feed_read(&mut self, node: NodeId, session: SessionId, from: Lsn, result: Result<IoData, IoError>) {
+        if self.peers[node.0 as usize].session() != Some(session) {
+            return;
+        }
+        let records = match (&result, self.log.locate(from)) {
+            (Ok(IoData::Bytes(body)), Some((_, entry))) => read_back(entry, body),
+            _ => None,
+        };
+        match records {
+            Some(mut records) => {
+                records.retain(|r| r.lsn >= from);
+                self.send_records(node, records);
+            }
+            None => self.close_link(node, "a record could not be read back from the log", true),
+        }
+    }
+}
+
+/// As many records as fit one frame.
+fn frame(records: impl Iterator<Item = Record>) -> Vec<Record> {
+    let mut bytes = 0;
+    records
+        .take(FRAME_RECORDS)
+        .take_while(|r| {
+            let fits = bytes == 0 || bytes + r.payload.len() as u64 <= FRAME_BYTES;
+            bytes += r.payload.len() as u64;
+            fits
+        })
+        .collect()
+}

@@ -1,0 +1,161 @@
+//! What `understudy status` shows; `docs/status.md` documents the fields.
+
+use super::node::{Node, Stage};
+use super::peer::{Feed, Link, Peer};
+use super::types::*;
+use serde::Serialize;
+
+/// The whole of it. Times in microseconds or seconds as named, sizes in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub resource: String,
+    pub node: String,
+    pub role: Role,
+    /// serving, suspended, faulted, promoting, demoting or passive.
+    pub state: &'static str,
+    pub term: Option<TermStatus>,
+    /// Names of the members, as far as this node knows.
+    pub in_sync: Vec<String>,
+    pub active: Option<String>,
+    pub watermarks: WatermarkStatus,
+    pub volumes: Vec<VolumeStatus>,
+    pub log: LogStatus,
+    pub memory: MemoryStatus,
+    pub peers: Vec<PeerStatus>,
+    pub fault: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct TermStatus {
+    pub number: u64,
+    pub id: String,
+    pub first: Lsn,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct WatermarkStatus {
+    pub accepted: Lsn,
+    pub written: Lsn,
+    pub durable: Lsn,
+    pub committed: Lsn,
+    pub applied: Lsn,
+    pub checkpointed: Lsn,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct VolumeStatus {
+    pub name: String,
+    pub size: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct LogStatus {
+    pub size: u64,
+    pub used: u64,
+    /// The oldest record that the log still holds.
+    pub from: Lsn,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct MemoryStatus {
+    pub used: u64,
+    pub limit: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerStatus {
+    pub name: String,
+    /// down, connecting, handshake, idle, preparing, catching_up, joining, in_sync, async or following.
+    pub state: &'static str,
+    pub mode: Mode,
+    pub received: Lsn,
+    pub durable: Lsn,
+    pub applied: Lsn,
+    pub lag: Lag,
+    pub round_trip_us: u64,
+    pub why: Option<String>,
+}
+
+/// How far a peer is behind this node, the active.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Lag {
+    pub writes: u64,
+    pub bytes: u64,
+    pub seconds: f64,
+}
+
+impl Node {
+    pub fn status(&self, now: Time) -> Status {
+        let [accepted, written, durable, committed, applied, checkpointed] = self.watermarks();
+        let term = self.lineage.last();
+        Status {
+            resource: self.cfg.resource.clone(),
+            node: self.cfg.my_name().to_string(),
+            role: self.role(),
+            state: self.state_name(),
+            term: term.map(|t| TermStatus { number: t.number, id: format!("{:032x}", t.id.0), first: t.first }),
+            in_sync: self.charter.in_sync.iter().map(|m| m.node.clone()).collect(),
+            active: self.charter.active.clone(),
+            watermarks: WatermarkStatus { accepted, written, durable, committed, applied, checkpointed },
+            volumes: self.cfg.volumes.iter().map(|v| VolumeStatus { name: v.name.clone(), size: v.size }).collect(),
+            log: LogStatus { size: self.log.size(), used: self.log.used(), from: self.log.from() },
+            memory: MemoryStatus { used: self.overlay.memory(), limit: self.cfg.memory },
+            peers: self.cfg.peers().map(|n| self.peer_status(n, now)).collect(),
+            fault: self.fault.clone(),
+        }
+    }
+
+    fn state_name(&self) -> &'static str {
+        match self.stage {
+            _ if self.fault.is_some() => "faulted",
+            Stage::Active if self.suspended => "suspended",
+            Stage::Active => "serving",
+            Stage::Promoting => "promoting",
+            Stage::Demoting => "demoting",
+            Stage::Passive => "passive",
+        }
+    }
+
+    fn peer_status(&self, node: NodeId, now: Time) -> PeerStatus {
+        let peer = &self.peers[node.0 as usize];
+        PeerStatus {
+            name: self.cfg.name(node).to_string(),
+            state: self.peer_state(node, peer),
+            mode: self.cfg.nodes[node.0 as usize].mode,
+            received: peer.received,
+            durable: peer.durable,
+            applied: peer.applied,
+            lag: self.lag(peer, now),
+            round_trip_us: peer.round_trip_us,
+            why: peer.why.clone(),
+        }
+    }
+
+    fn peer_state(&self, node: NodeId, peer: &Peer) -> &'static str {
+        match &peer.link {
+            Link::Down => "down",
+            Link::Dialing => "connecting",
+            Link::Greeting(_) => "handshake",
+            Link::Idle(_) => "idle",
+            Link::Target(_) => "following",
+            Link::Source(source) => match source.feed {
+                Feed::Preparing => "preparing",
+                Feed::Stream { .. } if self.is_member(node) => "in_sync",
+                Feed::Stream { .. } if peer.joining.is_some() => "joining",
+                Feed::Stream { .. } if self.cfg.nodes[node.0 as usize].mode == Mode::Async => "async",
+                Feed::Stream { .. } => "catching_up",
+            },
+        }
+    }
+
+    /// Writes and bytes that the peer has not received; seconds since the oldest of them was accepted.
+    fn lag(&self, peer: &Peer, now: Time) -> Lag {
+        if self.role() != Role::Active {
+            return Lag::default();
+        }
+        let writes = self.log.end().0.saturating_sub(peer.received.0);
+        let bytes = self.log.extents_after(peer.received).map(|(_, e)| e.length).sum();
+        let seconds = self.accept_times.since(peer.received, now);
+        Lag { writes, bytes, seconds }
+    }
+}

@@ -1,0 +1,166 @@
+//! Applying: committed records reach the store in rounds; each round is a checkpoint (S1, S3, L4).
+
+use super::api::*;
+use super::node::{Node, Purpose};
+use super::notice::Notice;
+use super::overlay::{Content, Piece};
+use super::superblock::Then;
+use super::types::*;
+use std::collections::{BTreeSet, VecDeque};
+
+/// Store writes in flight at once.
+const PARALLEL: usize = 32;
+/// After a failed round, the pause before it is written again, in ms.
+const RETRY_MS: u64 = 1000;
+
+/// How far the store is.
+#[derive(Debug)]
+pub struct Store {
+    applied: Lsn,
+    round: Option<Round>,
+    /// When the newest round ended, or failed.
+    rested: Time,
+    failed: bool,
+}
+
+/// Writes everything committed since the round before, each block once.
+#[derive(Debug)]
+struct Round {
+    to: Lsn,
+    pieces: VecDeque<Piece>,
+    writing: usize,
+    touched: BTreeSet<VolumeId>,
+    flushing: usize,
+    error: Option<i32>,
+}
+
+impl Store {
+    pub fn new(applied: Lsn, now: Time) -> Store {
+        Store { applied, round: None, rested: now, failed: false }
+    }
+
+    /// Everything up to here is in the store and stable there.
+    pub fn applied(&self) -> Lsn {
+        self.applied
+    }
+
+    pub fn is_resting(&self) -> bool {
+        self.round.is_none()
+    }
+
+    /// The store holds the image of this position by other means (the end of a resync).
+    pub fn set_applied(&mut self, lsn: Lsn) {
+        assert!(self.round.is_none());
+        self.applied = lsn;
+    }
+}
+
+impl Node {
+    /// What may be applied: committed, and durable here (S1).
+    fn applicable(&self) -> Lsn {
+        self.committed.min(self.log.durable())
+    }
+
+    pub(super) fn poll_store(&mut self) {
+        if self.store.round.is_none() && self.round_is_due() {
+            let to = self.applicable();
+            let pieces: VecDeque<Piece> = self.overlay.plan(to).into();
+            let touched = pieces.iter().map(|p| p.volume).collect();
+            self.store.round = Some(Round { to, pieces, writing: 0, touched, flushing: 0, error: None });
+        }
+        self.step_round();
+    }
+
+    fn round_is_due(&self) -> bool {
+        if self.applicable() <= self.store.applied || self.fault.is_some() {
+            return false;
+        }
+        let since_ms = self.now.since_us(self.store.rested) / 1000;
+        if self.store.failed {
+            return since_ms >= RETRY_MS;
+        }
+        let full = self.overlay.memory() >= self.cfg.memory.min(self.log.size() / 4) / 2;
+        full || since_ms >= self.cfg.apply_ms || self.log.used() > self.log.size() / 2 || self.settling()
+    }
+
+    pub(super) fn store_deadline(&self) -> Option<Time> {
+        if self.store.round.is_some() || self.applicable() <= self.store.applied || self.fault.is_some() {
+            return None;
+        }
+        let pause = if self.store.failed { RETRY_MS } else { self.cfg.apply_ms };
+        Some(self.store.rested.plus_ms(pause))
+    }
+
+    fn step_round(&mut self) {
+        let mut ios = Vec::new();
+        if let Some(round) = &mut self.store.round {
+            while round.writing < PARALLEL && round.error.is_none() {
+                let Some(piece) = round.pieces.pop_front() else { break };
+                round.writing += 1;
+                ios.push((Purpose::ApplyWrite, Part::Store(piece.volume), piece_op(piece)));
+            }
+            if round.pieces.is_empty() && round.writing == 0 && round.flushing == 0 {
+                for volume in std::mem::take(&mut round.touched) {
+                    round.flushing += 1;
+                    ios.push((Purpose::ApplyFlush, Part::Store(volume), IoOp::Flush));
+                }
+            }
+        }
+        for (purpose, part, op) in ios {
+            self.io(purpose, part, op);
+        }
+        self.finish_round();
+    }
+
+    pub(super) fn apply_written(&mut self, result: Result<IoData, IoError>) {
+        if let Some(round) = &mut self.store.round {
+            round.writing -= 1;
+            if let Err(error) = result {
+                round.error.get_or_insert(error.errno);
+            }
+        }
+        self.step_round();
+    }
+
+    pub(super) fn apply_flushed(&mut self, result: Result<IoData, IoError>) {
+        if let Some(round) = &mut self.store.round {
+            round.flushing -= 1;
+            if let Err(error) = result {
+                round.error.get_or_insert(error.errno);
+            }
+        }
+        self.step_round();
+    }
+
+    fn finish_round(&mut self) {
+        let Some(round) = &self.store.round else { return };
+        if round.writing > 0 || round.flushing > 0 {
+            return;
+        }
+        if let Some(errno) = round.error {
+            // Never a checkpoint: the records stay, and the whole round is written again (L4).
+            self.store.round = None;
+            self.store.rested = self.now;
+            self.store.failed = true;
+            return self.notice(Notice::StorageFailed { part: "store".into(), errno });
+        }
+        if !round.pieces.is_empty() || !round.touched.is_empty() {
+            return;
+        }
+        let to = round.to;
+        self.store.round = None;
+        self.store.rested = self.now;
+        self.store.failed = false;
+        self.store.applied = to;
+        self.overlay.retire(to);
+        self.persist(Then::Nothing);
+    }
+}
+
+/// The I/O that puts a piece into the store.
+pub(super) fn piece_op(piece: Piece) -> IoOp {
+    match piece.content {
+        Content::Data(bufs) => IoOp::Write { offset: piece.offset, bufs, sync: false },
+        Content::Zero { length, discard } => IoOp::Zero { offset: piece.offset, length, discard },
+    }
+}

@@ -1,0 +1,146 @@
+//! Keeps the superblock on disk in step with the node: one write at a time, to the two slots by turns, and what may only
+//! happen once a write is durable stands here as data (`Then`).
+
+use super::api::*;
+use super::node::{Node, Purpose};
+use super::types::*;
+use crate::format::superblock::{self, Superblock};
+use std::collections::VecDeque;
+
+/// What waits for a superblock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Then {
+    Nothing,
+    /// The term stands: the node is active (L1).
+    TermOpened,
+    /// The own part of a charter change (C9).
+    CharterStands {
+        version: u64,
+    },
+    /// The charter of the active is held here.
+    ConfirmCharter {
+        peer: NodeId,
+        session: SessionId,
+        version: u64,
+    },
+    /// The active's lineage is adopted: ready for its records (L1).
+    Ready {
+        peer: NodeId,
+        session: SessionId,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Super {
+    /// What is on disk, or on its way there.
+    content: Superblock,
+    slot: u8,
+    /// States counted: the newest asked for, the one being written, the newest durable.
+    asked: u64,
+    writing: Option<(u64, u64, Lsn)>,
+    durable: u64,
+    checkpoint: Lsn,
+    then: VecDeque<(u64, Then)>,
+    log_errors: bool,
+}
+
+impl Super {
+    pub fn new(content: Superblock, slot: u8) -> Super {
+        let checkpoint = content.checkpoint;
+        let log_errors = content.log_errors;
+        Super { content, slot, asked: 0, writing: None, durable: 0, checkpoint, then: VecDeque::new(), log_errors }
+    }
+
+    /// The checkpoint of the newest durable superblock (L5).
+    pub fn checkpoint(&self) -> Lsn {
+        self.checkpoint
+    }
+
+    pub fn mark_log_errors(&mut self) {
+        self.log_errors = true;
+    }
+}
+
+impl Node {
+    /// Asks for the present state to be made durable; `then` follows it.
+    pub(super) fn persist(&mut self, then: Then) {
+        self.superblock.asked += 1;
+        if then != Then::Nothing {
+            self.superblock.then.push_back((self.superblock.asked, then));
+        }
+    }
+
+    pub(super) fn poll_superblock(&mut self) {
+        if self.superblock.writing.is_some() || self.superblock.asked == self.superblock.durable {
+            return;
+        }
+        if self.superblock.failed() && !self.superblock.then.is_empty() {
+            return;
+        }
+        self.snapshot();
+        let bytes = match superblock::encode(&self.superblock.content) {
+            Ok(bytes) => bytes,
+            // The lineage is cut to what fits, names are bounded by the configuration: it cannot grow past its slot.
+            Err(error) => unreachable!("{error}"),
+        };
+        let tail = self.log.tail().address;
+        self.superblock.writing = Some((self.superblock.asked, tail, self.store.applied()));
+        let offset = superblock::SLOT_OFFSETS[usize::from(self.superblock.slot)];
+        self.io(Purpose::Super, Part::Log, IoOp::Write { offset, bufs: vec![bytes], sync: true });
+    }
+
+    fn snapshot(&mut self) {
+        let tail = self.log.tail();
+        let content = &mut self.superblock.content;
+        content.sequence += 1;
+        content.lineage = self.lineage.terms().to_vec();
+        content.charter = self.change.as_ref().map_or(&self.charter, |c| &c.charter).clone();
+        content.incarnation = self.cfg.incarnation;
+        content.boot = self.cfg.boot;
+        content.checkpoint = self.store.applied();
+        content.tail = tail;
+        content.zero = self.zero;
+        content.next_salvage = self.next_salvage;
+        content.log_errors = self.superblock.log_errors;
+    }
+
+    pub(super) fn superblock_written(&mut self, result: Result<IoData, IoError>) {
+        // One write is in flight whenever one completes.
+        let (state, tail, checkpoint) = self.superblock.writing.take().expect("a superblock was being written");
+        if let Err(error) = result {
+            self.superblock.log_errors = true;
+            return self.storage_failed("superblock", error.errno);
+        }
+        self.superblock.slot ^= 1;
+        self.superblock.durable = state;
+        self.superblock.checkpoint = checkpoint;
+        self.log.tail_is_durable(tail);
+        while let Some((at, _)) = self.superblock.then.front() {
+            if *at > state {
+                break;
+            }
+            // Just seen.
+            let (_, then) = self.superblock.then.pop_front().expect("a waiter");
+            self.carry_out(then);
+        }
+    }
+
+    fn carry_out(&mut self, then: Then) {
+        match then {
+            Then::Nothing => {}
+            Then::TermOpened => self.term_opened(),
+            Then::CharterStands { version } => self.charter_stands(version),
+            Then::ConfirmCharter { peer, session, version } => {
+                self.send(peer, session, PeerMsg::CharterAck { version });
+            }
+            Then::Ready { peer, session } => self.lineage_adopted(peer, session),
+        }
+    }
+}
+
+impl Super {
+    fn failed(&self) -> bool {
+        self.log_errors
+    }
+}
