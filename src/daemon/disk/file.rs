@@ -10,7 +10,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{Whence, ftruncate, lseek};
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -137,7 +137,7 @@ impl PartFile {
         }
     }
 
-    pub(super) fn error(&self, what: &'static str, e: IoError) -> DiskError {
+    pub fn error(&self, what: &'static str, e: IoError) -> DiskError {
         DiskError::Io { what, path: self.path.clone(), source: io::Error::from_raw_os_error(e.errno) }
     }
 
@@ -301,12 +301,4 @@ pub(super) fn physical_block(path: &Path) -> Option<u32> {
         .iter()
         .find_map(|queue| std::fs::read_to_string(format!("{device}/{queue}/physical_block_size")).ok())
         .and_then(|text| text.trim().parse().ok())
-}
-
-/// For those who need the standard library's view of it.
-impl PartFile {
-    /// A second descriptor.
-    pub fn duplicate(&self) -> io::Result<File> {
-        self.fd.try_clone().map(File::from)
-    }
 }

@@ -15,7 +15,7 @@ mod job;
 mod tests;
 
 pub use error::DiskError;
-pub use file::{IoMode, PartFile};
+pub use file::{IoMode, LOG_BLOCK, PartFile};
 pub use job::{Job, Step};
 
 use crate::config::Settings;

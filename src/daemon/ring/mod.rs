@@ -9,7 +9,7 @@ mod setup;
 #[cfg(test)]
 mod tests;
 
-pub use op::{Address, Area, Fd, MAX_PIECES, Op, Piece, Token};
+pub use op::{Address, Area, Fd, Gather, MAX_PIECES, Op, Piece, Token};
 pub use setup::RingError;
 
 use io_uring::types::{SubmitArgs, Timespec};

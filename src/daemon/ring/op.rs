@@ -1,6 +1,7 @@
 //! What a ring can be asked to do. An operation owns everything that the kernel reads or writes for it.
 
 use crate::buf::{BufMut, Payload};
+use crate::nbd::ReplyBuf;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -15,42 +16,41 @@ pub struct Token(pub(super) u64);
 /// Most pieces that one operation hands to the kernel (IOV_MAX); more make it complete short.
 pub const MAX_PIECES: usize = 1024;
 
-/// What runs of zeros are sent from.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-
 /// A part of what is sent.
 #[derive(Clone, Debug)]
 pub enum Piece {
     Bytes(Vec<u8>),
     Payload(Payload),
-    /// So many zero bytes.
-    Zeros(u64),
 }
 
 impl Piece {
     /// Bytes that it stands for.
     pub fn length(&self) -> u64 {
-        match self {
-            Piece::Bytes(bytes) => bytes.len() as u64,
-            Piece::Payload(payload) => payload.len() as u64,
-            Piece::Zeros(n) => *n,
-        }
+        self.bytes().len() as u64
     }
 
-    /// Hands its bytes from `skip` on to `take`, in slices whose memory stays where it is when the piece is moved.
-    fn slices(&self, skip: u64, take: &mut dyn FnMut(&[u8])) {
-        let at = skip as usize;
+    /// Its bytes. Their memory stays where it is when the piece is moved.
+    fn bytes(&self) -> &[u8] {
         match self {
-            Piece::Bytes(bytes) => take(&bytes[at..]),
-            Piece::Payload(payload) => take(&payload[at..]),
-            Piece::Zeros(n) => {
-                let mut left = n - skip;
-                while left > 0 {
-                    let now = left.min(ZEROS.len() as u64);
-                    take(&ZEROS[..now as usize]);
-                    left -= now;
-                }
-            }
+            Piece::Bytes(bytes) => bytes,
+            Piece::Payload(payload) => payload,
+        }
+    }
+}
+
+/// Everything that one send sends. All its bytes lie on the heap or are static: they stay where they are when it is moved.
+#[derive(Debug)]
+pub enum Gather {
+    Pieces(Vec<Piece>),
+    Replies(ReplyBuf),
+}
+
+impl Gather {
+    /// Bytes in all.
+    pub fn length(&self) -> u64 {
+        match self {
+            Gather::Pieces(pieces) => pieces.iter().map(Piece::length).sum(),
+            Gather::Replies(replies) => replies.length(),
         }
     }
 }
@@ -135,10 +135,10 @@ pub enum Op {
         bufs: Vec<BufMut>,
         areas: Vec<Area>,
     },
-    /// Sends the pieces, leaving out the first `skip` bytes.
+    /// Sends the data, leaving out the first `skip` bytes.
     Send {
         socket: Fd,
-        pieces: Vec<Piece>,
+        data: Gather,
         skip: u64,
     },
     /// Accepts one connection, and leaves it in `accepted`.
@@ -182,13 +182,17 @@ impl Op {
                     push(slice.as_ptr(), slice.len());
                 }
             }
-            Op::Send { pieces, skip, .. } => {
+            Op::Send { data: Gather::Pieces(pieces), skip, .. } => {
                 let mut skip = *skip;
                 for piece in pieces.iter() {
                     let leave = skip.min(piece.length());
                     skip -= leave;
-                    piece.slices(leave, &mut |slice| push(slice.as_ptr(), slice.len()));
+                    let slice = &piece.bytes()[leave as usize..];
+                    push(slice.as_ptr(), slice.len());
                 }
+            }
+            Op::Send { data: Gather::Replies(replies), skip, .. } => {
+                replies.slices_from(*skip).take(MAX_PIECES).for_each(|slice| push(slice.as_ptr(), slice.len()));
             }
             Op::Recv { bufs, areas, .. } => {
                 for area in areas.iter() {

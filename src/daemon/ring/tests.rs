@@ -62,10 +62,10 @@ fn what_is_sent_in_pieces_is_received_in_areas() {
     let pieces = vec![
         Piece::Bytes(b"xxhead".to_vec()),
         Piece::Payload(Payload::copy_of(&[7; 4096])),
-        Piece::Zeros(70_000),
+        Piece::Payload(BufMut::zeroed(70_000).freeze()),
         Piece::Bytes(b"tail".to_vec()),
     ];
-    ring.push(1, Op::Send { socket: a, pieces, skip: 2 });
+    ring.push(1, Op::Send { socket: a, data: Gather::Pieces(pieces), skip: 2 });
     let bufs = vec![BufMut::zeroed(4096), BufMut::zeroed(8)];
     let areas = vec![Area { buf: 1, from: 4, length: 4 }, Area { buf: 0, from: 0, length: 4096 }];
     ring.push(2, Op::Recv { socket: b.clone(), bufs, areas });
