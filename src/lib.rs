@@ -10,4 +10,5 @@ pub mod core;
 pub mod daemon;
 pub mod format;
 pub mod nbd;
+pub mod sim;
 pub mod wire;

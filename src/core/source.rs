@@ -40,6 +40,7 @@ impl Node {
         // Within an incarnation neither decreases (C1): what was proven before in this term is a lower bound.
         peer.received = peer.received.max(received);
         peer.durable = peer.durable.max(durable);
+        peer.known = peer.known.max(durable);
         self.tell_charter(node);
     }
 
@@ -56,20 +57,33 @@ impl Node {
         }
         let Some(source) = peer.source_mut() else { return };
         // An acknowledgement counts only in this term (C1).
-        if ack.term != term || !matches!(source.feed, Feed::Stream { .. }) {
+        if ack.term != term {
             return;
+        }
+        match &mut source.feed {
+            Feed::Preparing => return,
+            Feed::Resync(pass) => {
+                pass.acked = pass.acked.max(ack.resync_bytes.min(pass.sent));
+                return;
+            }
+            Feed::Stream { .. } => {}
         }
         if ack.received > end || ack.durable > ack.received {
             return self.close_link(node, "an acknowledgement of what was never sent", true);
         }
         source.acknowledged(ack.received);
+        if source.gap_open {
+            return; // For flow control alone (R3).
+        }
         peer.received = peer.received.max(ack.received);
         peer.durable = peer.durable.max(ack.durable);
         peer.applied = peer.applied.max(ack.applied);
+        peer.known = peer.known.max(ack.durable);
         if ack.echo_us != 0 {
             let sample = now.0.saturating_sub(ack.echo_us);
             peer.round_trip_us = if peer.round_trip_us == 0 { sample } else { (peer.round_trip_us * 7 + sample) / 8 };
         }
+        self.clear_bits(node, ack.durable);
     }
 
     pub(super) fn feed_peers(&mut self) {
@@ -77,7 +91,7 @@ impl Node {
             return;
         }
         for node in self.cfg.peers() {
-            while self.feed_once(node) {}
+            while self.feed_contents(node) || self.feed_once(node) {}
         }
     }
 
@@ -87,6 +101,12 @@ impl Node {
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;
         let Feed::Stream { next, reading: false } = source.feed else { return false };
+        if source.marks.front().is_some_and(|(after, _)| *after < next)
+            && let Some((_, message)) = source.marks.pop_front()
+        {
+            self.send(node, session, message);
+            return true;
+        }
         if next > watermarks.accepted {
             // Nothing to send: but somebody may wait for a flush of what was sent before.
             let untold = source.told_flush < watermarks.flush_to;
@@ -100,7 +120,9 @@ impl Node {
             return false;
         }
         if self.overlay.first().is_some_and(|first| first <= next) {
-            let records = frame(self.overlay.records_from(next).cloned());
+            // A mark stands right after its record: what follows goes into another frame.
+            let last = source.marks.front().map_or(Lsn(u64::MAX), |(after, _)| *after);
+            let records = frame(self.overlay.records_from(next).take_while(|r| r.lsn <= last).cloned());
             self.send_records(node, records);
             return true;
         }
@@ -135,7 +157,10 @@ impl Node {
     }
 
     pub(super) fn feed_read(&mut self, node: NodeId, session: SessionId, from: Lsn, result: Result<IoData, IoError>) {
-        if self.peers[node.0 as usize].session() != Some(session) {
+        let stands = self.peers[node.0 as usize].source_mut().is_some_and(|s| {
+            s.session == session && matches!(s.feed, Feed::Stream { next, reading: true } if next == from)
+        });
+        if !stands {
             return;
         }
         let records = match (&result, self.log.locate(from)) {
@@ -144,7 +169,8 @@ impl Node {
         };
         match records {
             Some(mut records) => {
-                records.retain(|r| r.lsn >= from);
+                let mark = self.peers[node.0 as usize].source_mut().and_then(|s| s.marks.front().map(|m| m.0));
+                records.retain(|r| r.lsn >= from && mark.is_none_or(|last| r.lsn <= last));
                 self.send_records(node, records);
             }
             None => self.close_link(node, "a record could not be read back from the log", true),
