@@ -13,6 +13,7 @@ use super::peers::Peers;
 use super::ring::{Completion, Fd, Op};
 use crate::core::{Action, BlockingDisk, CommandId, Event, IoId, Part, Time};
 use nix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::mpsc::Sender;
@@ -204,13 +205,25 @@ impl<E: Engine> Loop<E> {
             // Dropping the sender says that the daemon is ending.
             Request::Command { .. } => {}
             Request::Status { reply } => {
-                let _ = reply.send(self.engine.status(self.hub.now));
+                let _ = reply.send(self.status());
             }
             Request::Subscribe { reply } => {
                 let _ = reply.send(self.hub.journal.subscribe());
             }
             Request::Stop => self.stop(),
         }
+    }
+
+    /// The core's status, and what the daemon adds to it: connected clients, and how each part is read and written.
+    fn status(&self) -> Value {
+        let mut status = self.engine.status(self.hub.now);
+        if let Value::Object(fields) = &mut status {
+            let parts =
+                self.disk.modes().map(|(path, mode)| json!({ "path": path.display().to_string(), "io": mode.name() }));
+            fields.insert("clients".into(), self.clients.count().into());
+            fields.insert("parts".into(), parts.collect());
+        }
+        status
     }
 
     /// Lets nobody in, receives no more requests, and ends when those that it has are answered, or after a while.

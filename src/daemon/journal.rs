@@ -69,7 +69,7 @@ impl Journal {
         Journal::to(std::io::stderr())
     }
 
-    fn to(mut sink: impl Write + Send + 'static) -> Journal {
+    pub(super) fn to(mut sink: impl Write + Send + 'static) -> Journal {
         let (lines, waiting) = sync_channel::<String>(BACKLOG);
         let (done, written) = sync_channel(0);
         let body = move || {

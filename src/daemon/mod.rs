@@ -25,6 +25,8 @@ mod peers;
 pub mod ring;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use create::create;
 pub use handle::{LoopHandle, Request};

@@ -6,7 +6,6 @@ use crate::daemon::hub::{ClientTag, Hub};
 use crate::daemon::journal::Happening;
 use crate::daemon::net::{ListenError, Listener};
 use crate::daemon::ring::Op;
-use std::net::SocketAddr;
 
 /// A listener that could not be opened, or an accept that failed, is tried again after this.
 const RETRY_MS: u64 = 200;
@@ -119,11 +118,6 @@ impl Listeners {
                 None => Self::try_open(door, &mut self.last, hub),
             }
         }
-    }
-
-    /// Where clients can connect by TCP at the moment.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.doors.iter().filter_map(|d| d.open.as_ref()?.1.address()).collect()
     }
 }
 

@@ -7,6 +7,8 @@
 
 mod client;
 mod listeners;
+#[cfg(test)]
+mod tests;
 
 use super::hub::{ClientTag, ConnId, Hub};
 use super::journal::Happening;
@@ -123,11 +125,6 @@ impl Clients {
     /// Connections, for status.
     pub fn count(&self) -> usize {
         self.conns.len()
-    }
-
-    /// Where clients can connect by TCP at the moment.
-    pub fn addresses(&self) -> Vec<std::net::SocketAddr> {
-        self.listeners.addresses()
     }
 
     /// Takes a completed operation.

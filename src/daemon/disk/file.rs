@@ -40,6 +40,17 @@ pub enum IoMode {
     Memory,
 }
 
+impl IoMode {
+    /// For people and scripts.
+    pub fn name(self) -> &'static str {
+        match self {
+            IoMode::Direct => "direct",
+            IoMode::Buffered => "buffered",
+            IoMode::Memory => "memory",
+        }
+    }
+}
+
 /// An open part.
 pub struct PartFile {
     fd: Fd,

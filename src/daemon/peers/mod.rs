@@ -5,6 +5,8 @@
 //! one ends the old one.
 
 mod conn;
+#[cfg(test)]
+mod tests;
 
 use super::hub::{ConnId, Hub, PeerTag};
 use super::journal::Happening;
@@ -41,6 +43,8 @@ pub struct Peers {
     sessions: BTreeMap<NodeId, (SessionId, ConnId)>,
     last_conn: u64,
     last_session: u64,
+    /// Why dialing a peer last failed: said once, and not with each attempt.
+    failing: BTreeMap<NodeId, String>,
     /// Peers to which payloads are sent compressed.
     compress: Vec<NodeId>,
 }
@@ -57,6 +61,7 @@ impl Peers {
             sessions: BTreeMap::new(),
             last_conn: 0,
             last_session: 0,
+            failing: BTreeMap::new(),
             compress: Vec::new(),
         })
     }
@@ -99,7 +104,10 @@ impl Peers {
     }
 
     fn dial_failed(&mut self, peer: NodeId, why: String, hub: &mut Hub) {
-        hub.journal.complain(&Happening::DialFailed { peer: self.node.name(peer).into(), why });
+        if self.failing.get(&peer) != Some(&why) {
+            hub.journal.complain(&Happening::DialFailed { peer: self.node.name(peer).into(), why: why.clone() });
+            self.failing.insert(peer, why);
+        }
         hub.events.push_back(Event::ConnectFailed { peer });
     }
 
@@ -230,6 +238,7 @@ impl Peers {
             hub.events.push_back(Event::PeerDown { peer, session: old });
             self.kill(old_conn);
         }
+        self.failing.remove(&peer);
         self.last_session += 1;
         let session = SessionId(self.last_session);
         if let Some(conn) = self.conns.get_mut(&id) {
