@@ -73,7 +73,7 @@ fn check_meta(meta: &Meta) -> Result<(), WireError> {
     if meta.length == 0 {
         return Err(WireError::Record("its length is 0"));
     }
-    if meta.offset % SECTOR != 0 || meta.length % SECTOR != 0 {
+    if !meta.offset.is_multiple_of(SECTOR) || !meta.length.is_multiple_of(SECTOR) {
         return Err(WireError::Record("its offset or length is not a multiple of 512"));
     }
     if meta.offset.checked_add(meta.length).is_none() {
