@@ -123,6 +123,8 @@ pub struct Node {
     pub(super) operation: Option<Operation>,
     pub(super) fault: Option<String>,
     pub(super) suspended: bool,
+    /// Whom this node lets be promoted; it claims nothing itself while that session lasts.
+    pub(super) granted: Option<(NodeId, SessionId)>,
     /// This node was active in its charter when it started and may resume once the members agree (C9).
     pub(super) may_resume: bool,
     /// The active asked for durability up to here.
@@ -168,6 +170,7 @@ impl Node {
             operation: None,
             fault: None,
             suspended: false,
+            granted: None,
             may_resume,
             flush_to: Lsn(0),
             zero: sb.zero,
@@ -361,7 +364,10 @@ impl Node {
         self.notice(Notice::StorageFailed { part: part.into(), errno });
         if self.fault.is_none() {
             self.fault = Some(format!("{part}: errno {errno}"));
-            self.superblock.mark_log_errors();
+            self.superblock.log_failed();
+            if part != "superblock" {
+                self.persist(super::superblock::Then::Nothing);
+            }
             for peer in self.cfg.peers() {
                 self.close_link(peer, "storage failed", true);
             }
