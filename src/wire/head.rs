@@ -80,30 +80,48 @@ pub(super) enum Head {
     Bye {
         why: String,
     },
+    Claim(Charter),
+    ClaimAnswer {
+        version: u64,
+        granted: bool,
+    },
 }
 
 impl Head {
     /// The head of a message.
     pub(super) fn of(message: &PeerMsg) -> Head {
         let metas = |records: &[Record]| records.iter().map(Meta::of).collect();
-        match message.clone() {
+        match message {
+            PeerMsg::Append { records, watermarks } => {
+                let first = records.first().map_or(Lsn(0), |r| r.lsn);
+                Head::Append { first, records: metas(records), watermarks: *watermarks }
+            }
+            PeerMsg::ResyncData { records, sent_bytes } => {
+                Head::ResyncData { records: metas(records), sent_bytes: *sent_bytes }
+            }
+            other => Head::without_records(other.clone()),
+        }
+    }
+
+    fn without_records(message: PeerMsg) -> Head {
+        match message {
+            PeerMsg::Append { .. } | PeerMsg::ResyncData { .. } => {
+                unreachable!("handled by the caller, for their records")
+            }
             PeerMsg::Hello(hello) => Head::Hello(hello),
             PeerMsg::Ready { received, durable } => Head::Ready { received, durable },
             PeerMsg::ReadyResync { since, extents } => Head::ReadyResync { since, extents },
-            PeerMsg::Append { records, watermarks } => {
-                let first = records.first().map_or(Lsn(0), |r| r.lsn);
-                Head::Append { first, records: metas(&records), watermarks }
-            }
             PeerMsg::Heartbeat { watermarks } => Head::Heartbeat { watermarks },
             PeerMsg::Ack(ack) => Head::Ack(ack),
             PeerMsg::Charter(charter) => Head::Charter(charter),
             PeerMsg::CharterAck { version } => Head::CharterAck { version },
             PeerMsg::ResyncBegin { bytes } => Head::ResyncBegin { bytes },
-            PeerMsg::ResyncData { records, sent_bytes } => Head::ResyncData { records: metas(&records), sent_bytes },
             PeerMsg::ResyncEnd { base, until } => Head::ResyncEnd { base, until },
             PeerMsg::ResyncDone { position } => Head::ResyncDone { position },
             PeerMsg::VerifyAsk { id, extent, crcs, chunk } => Head::VerifyAsk { id, extent, crcs, chunk },
             PeerMsg::VerifyAnswer { id, differing, retry } => Head::VerifyAnswer { id, differing, retry },
+            PeerMsg::Claim(charter) => Head::Claim(charter),
+            PeerMsg::ClaimAnswer { version, granted } => Head::ClaimAnswer { version, granted },
             PeerMsg::TakeOver => Head::TakeOver,
             PeerMsg::Bye { why } => Head::Bye { why },
         }
@@ -126,6 +144,8 @@ impl Head {
             Head::ResyncDone { position } => PeerMsg::ResyncDone { position },
             Head::VerifyAsk { id, extent, crcs, chunk } => PeerMsg::VerifyAsk { id, extent, crcs, chunk },
             Head::VerifyAnswer { id, differing, retry } => PeerMsg::VerifyAnswer { id, differing, retry },
+            Head::Claim(charter) => PeerMsg::Claim(charter),
+            Head::ClaimAnswer { version, granted } => PeerMsg::ClaimAnswer { version, granted },
             Head::TakeOver => PeerMsg::TakeOver,
             Head::Bye { why } => PeerMsg::Bye { why },
         }
@@ -155,7 +175,7 @@ impl Head {
             Head::Append { first, watermarks: w, .. } => vec![*first, w.committed, w.accepted, w.flush_to],
             Head::Heartbeat { watermarks: w } => vec![w.committed, w.accepted, w.flush_to],
             Head::Ack(ack) => vec![ack.received, ack.durable, ack.applied],
-            Head::Charter(c) => c.released.into_iter().collect(),
+            Head::Charter(c) | Head::Claim(c) => c.released.into_iter().collect(),
             Head::ResyncEnd { base, until } => vec![*base, *until],
             Head::ResyncDone { position } => vec![*position],
             _ => Vec::new(),

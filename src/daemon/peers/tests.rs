@@ -52,10 +52,12 @@ impl Side {
     }
 
     fn messages(&self) -> Vec<&PeerMsg> {
-        let message = |e| match e {
-            &Event::PeerMessage { ref message, .. } => Some(message),
-            _ => None,
-        };
+        fn message(event: &Event) -> Option<&PeerMsg> {
+            match event {
+                Event::PeerMessage { message, .. } => Some(message),
+                _ => None,
+            }
+        }
         self.events.iter().filter_map(message).collect()
     }
 
@@ -143,7 +145,7 @@ fn messages_of_all_sizes_arrive_in_order_both_ways() {
         PeerMsg::Append { records, .. } => Some(records.clone()),
         _ => None,
     });
-    assert!(payloads.flatten().all(|r| r.payload.as_ptr() as usize % 512 == 0), "aligned for direct I/O");
+    assert!(payloads.flatten().all(|r| (r.payload.as_ptr() as usize).is_multiple_of(512)), "aligned for direct I/O");
 }
 
 #[test]
