@@ -7,6 +7,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod core;
+pub mod daemon;
 pub mod format;
 pub mod nbd;
 pub mod sim;
+pub mod wire;
