@@ -7,5 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod core;
+pub mod demo;
 pub mod format;
 pub mod nbd;
+pub mod nbd_client;
