@@ -12,8 +12,3 @@ pub fn create(_settings: &Settings, _force: bool, _out: &mut dyn Write) -> anyho
 pub fn run(_settings: Settings) -> anyhow::Result<()> {
     anyhow::bail!("this build has no daemon: nothing was started")
 }
-
-/// Runs the demonstration.
-pub fn demo(_keep: bool) -> anyhow::Result<()> {
-    anyhow::bail!("this build has no demonstration")
-}
