@@ -1,7 +1,7 @@
 //! What each command does.
 
 use super::args::{Cli, Command, Target};
-use super::{Look, daemon_calls, events, status};
+use super::{Look, daemon_calls, events, in_words, status};
 use crate::config::{self, Config, Settings};
 use crate::control::{Client, ControlError};
 use crate::core::{Command as CoreCommand, Mode};
@@ -102,7 +102,7 @@ fn watch(target: &Target, json: bool, out: &mut dyn Write, look: Look) -> anyhow
             Ok(status) if json => format!("{status}\n"),
             Ok(status) => status::render(&status, look.colour),
             Err(e) if json => return Err(e),
-            Err(e) => format!("{e:#}\n"),
+            Err(e) => format!("{}\n", in_words(&e)),
         };
         if redraw {
             // Each line is cleared after its end and the screen below the last one: no flicker, as a cleared screen would.

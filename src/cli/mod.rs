@@ -48,10 +48,22 @@ pub fn main() -> ExitCode {
         Err(e) if reader_is_gone(&e) => ExitCode::SUCCESS,
         Err(e) => {
             // Nobody is left to tell where standard error is closed, too.
-            let _ = writeln!(io::stderr(), "understudy: {e:#}");
+            let _ = writeln!(io::stderr(), "understudy: {}", in_words(&e));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes in one line; causes that an error's own words already hold are not said twice.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// Whoever read our output has seen enough, as in `understudy events data | head`.

@@ -252,6 +252,18 @@ fn a_wrong_file_or_node_is_said_before_anything_is_done() {
 }
 
 #[test]
+fn a_cause_is_said_once() {
+    let missing = config_error("/no/such.toml");
+    assert_eq!(missing, "cannot read /no/such.toml: No such file or directory (os error 2)");
+    let plain = anyhow::anyhow!("the disk is full").context("cannot write the log");
+    assert_eq!(in_words(&plain), "cannot write the log: the disk is full");
+}
+
+fn config_error(file: &str) -> String {
+    in_words(&run(Path::new(file), "status", "").0.unwrap_err())
+}
+
+#[test]
 fn watching_ends_quietly_when_its_reader_is_gone() {
     struct Closed;
     impl Write for Closed {

@@ -10,8 +10,8 @@ pub enum ConfigError {
     #[error("cannot read {}: {source}{}", file.display(), looked(argument, file))]
     Unreadable { argument: PathBuf, file: PathBuf, source: std::io::Error },
     /// It is not TOML.
-    #[error("{}:{line}: this is not valid TOML: {}", file.display(), source.message().replace('\n', " "))]
-    Syntax { file: PathBuf, line: usize, source: Box<toml::de::Error> },
+    #[error("{}:{line}: this is not valid TOML: {}", file.display(), detail.message().replace('\n', " "))]
+    Syntax { file: PathBuf, line: usize, detail: Box<toml::de::Error> },
     /// A field is wrong.
     #[error("{}:{line}: {field}{}: {problem}", file.display(), shown(value))]
     Field {

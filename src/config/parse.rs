@@ -59,7 +59,7 @@ pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
     let source = Source { file, text };
     let syntax = |e: toml::de::Error| {
         let line = source.line(e.span().map_or(0, |s| s.start));
-        ConfigError::Syntax { file: file.to_owned(), line, source: Box::new(e) }
+        ConfigError::Syntax { file: file.to_owned(), line, detail: Box::new(e) }
     };
     let document = DeTable::parse(text).map_err(syntax)?;
     let root = source.root(document.get_ref());

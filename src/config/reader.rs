@@ -231,7 +231,7 @@ impl<'a> Value<'a> {
         if !range.contains(&bytes) {
             return Err(self.problem(out_of_range()));
         }
-        if bytes % 4096 != 0 {
+        if !bytes.is_multiple_of(4096) {
             let below = bytes / 4096 * 4096;
             return Err(self.problem(Problem::NotAligned { below, above: below + 4096 }));
         }

@@ -59,7 +59,7 @@ pub fn show_size(bytes: u64) -> String {
     for (name, factor) in units {
         if bytes >= factor {
             let rounded = bytes as f64 / factor as f64;
-            return if bytes % factor == 0 {
+            return if bytes.is_multiple_of(factor) {
                 format!("{} {name}", bytes / factor)
             } else {
                 format!("{rounded:.1} {name}")

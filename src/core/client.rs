@@ -52,10 +52,6 @@ impl Clients {
         self.pending.len()
     }
 
-    pub fn completed(&self) -> Lsn {
-        self.completed
-    }
-
     /// Begins anew at a position: what an earlier term left is gone (C6).
     pub fn reset(&mut self, completed: Lsn) -> Vec<ReqId> {
         let mut dropped: Vec<ReqId> = self.writes.drain(..).map(|(_, r)| r).collect();
@@ -65,11 +61,6 @@ impl Clients {
         self.newest.fill(completed);
         self.completed = completed;
         dropped
-    }
-
-    /// Whether a client waits for something that a peer or the log must still do.
-    pub fn is_waiting(&self) -> bool {
-        !self.writes.is_empty() || !self.flushes.is_empty()
     }
 }
 

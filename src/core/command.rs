@@ -122,6 +122,9 @@ impl Node {
         if !unreachable.is_empty() {
             return Err(Refusal::Unreachable { peers: unreachable });
         }
+        if self.gap.as_ref().is_some_and(|g| g.rollback.is_none()) {
+            return Err(Refusal::NoImage);
+        }
         let founded = self.charter.generation != (0, 0);
         if founded && !forced && self.charter.member(self.cfg.my_name()).is_none() {
             let active = self.charter.active.clone().or(self.charter.in_sync.first().map(|m| m.node.clone()));
@@ -154,7 +157,11 @@ impl Node {
         let Some(operation) = &self.operation else { return };
         match operation.kind {
             Kind::Promote { opened, .. } => {
-                if !opened && self.log.is_settled() && self.store.is_resting() {
+                if !opened && self.gap.is_some() {
+                    if self.resync_ios == 0 {
+                        self.start_rollback();
+                    }
+                } else if !opened && self.rollback.is_none() && self.log.is_settled() && self.store.is_resting() {
                     self.open_term();
                 } else if !opened {
                     let end = self.log.end();
@@ -196,6 +203,8 @@ impl Node {
             self.peers.iter().filter_map(|p| p.hello.as_ref()).filter_map(|h| h.lineage.last()).map(|t| t.number).max();
         let end = self.log.end();
         self.lineage.open(id, end, above.unwrap_or(0));
+        // Opening a term caps every peer's known position just below its first lsn.
+        self.cap_positions(end);
         let me = Member { node: self.cfg.my_name().to_string(), incarnation: self.cfg.incarnation };
         let charter = &mut self.charter;
         charter.version += 1;

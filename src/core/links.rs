@@ -189,7 +189,7 @@ impl Node {
             applied: self.store.applied(),
             log_from: self.log.from(),
             charter: self.charter.clone(),
-            gap: None,
+            gap: self.gap.as_ref().map(|g| super::hello::Gap { rollback: g.rollback }),
         }
     }
 
@@ -212,13 +212,17 @@ impl Node {
             PeerMsg::Heartbeat { watermarks } => self.records_came(node, Vec::new(), watermarks),
             PeerMsg::Charter(charter) => self.charter_came(node, session, charter),
             PeerMsg::TakeOver => self.take_over(node),
-            PeerMsg::ReadyResync { .. }
-            | PeerMsg::ResyncBegin { .. }
-            | PeerMsg::ResyncData { .. }
-            | PeerMsg::ResyncEnd { .. }
-            | PeerMsg::ResyncDone { .. }
-            | PeerMsg::VerifyAsk { .. }
-            | PeerMsg::VerifyAnswer { .. } => self.close_link(node, "a message that has no place here", true),
+            PeerMsg::ReadyResync { since, extents } => self.peer_ready_for_resync(node, since, extents),
+            PeerMsg::ResyncBegin { bytes } => {
+                let peer = self.cfg.name(node).to_string();
+                self.notice(Notice::ResyncStarted { peer, bytes });
+            }
+            PeerMsg::ResyncData { records, sent_bytes } => self.contents_came(node, records, sent_bytes),
+            PeerMsg::ResyncEnd { base, until } => self.contents_ended(node, base, until),
+            PeerMsg::ResyncDone { position } => self.resync_done(node, position),
+            PeerMsg::VerifyAsk { .. } | PeerMsg::VerifyAnswer { .. } => {
+                self.close_link(node, "a message that has no place here", true)
+            }
         }
     }
 
@@ -333,6 +337,10 @@ impl Source {
         Source {
             session,
             feed: Feed::Preparing,
+            gap_open: false,
+            until: Lsn(0),
+            resync_sent: 0,
+            resync_acked: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             told_flush: Lsn(0),

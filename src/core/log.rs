@@ -26,6 +26,8 @@ pub struct Log {
     reusable: u64,
     next: u64,
     prev_crc: u32,
+    /// The largest term number in the chain: a chain never goes back to a lower one.
+    term_number: u64,
     queue: VecDeque<(Record, Term)>,
     flight: Option<Flight>,
     /// The newest record handed to the log.
@@ -57,6 +59,7 @@ pub struct LogStart {
     pub tail: ScanStart,
     pub next: u64,
     pub prev_crc: u32,
+    pub term_number: u64,
     /// The newest valid record; all up to it are durable.
     pub end: Lsn,
     pub index: VecDeque<BatchEntry>,
@@ -71,6 +74,7 @@ impl Log {
             reusable: start.tail.address,
             next: start.next,
             prev_crc: start.prev_crc,
+            term_number: start.term_number,
             queue: VecDeque::new(),
             flight: None,
             end: start.end,
@@ -185,11 +189,13 @@ impl Log {
             return None; // Full until the tail moves (L5).
         }
         let records: Vec<Record> = self.queue.drain(..count).map(|(r, _)| r).collect();
+        // A term that an unrelated promotion opened with a lower number still goes on the chain: ids tell terms apart.
+        self.term_number = self.term_number.max(term.number);
         let fields = BatchFields {
             prev_crc: self.prev_crc,
             stream: self.stream,
             address,
-            term: TermRef { number: term.number, id: term.id },
+            term: TermRef { number: self.term_number, id: term.id },
             first: records[0].lsn,
             durable: self.durable,
         };
@@ -251,10 +257,14 @@ impl Log {
         cut(&mut self.index, end);
     }
 
-    /// Empties the log at a position that the store holds (the end of a resync): the chain goes on, the records do not.
-    pub fn restart_at(&mut self, end: Lsn) {
+    /// Empties the log at a position that the store holds (the two ends of a resync). The new stream id makes everything
+    /// that the ring still holds foreign.
+    pub fn restart_at(&mut self, end: Lsn, stream: u128) {
         assert!(self.flight.is_none() && self.queue.is_empty());
         self.index.clear();
+        self.stream = stream;
+        self.prev_crc = batch::seed(stream);
+        self.term_number = 0;
         self.tail = ScanStart { address: self.next, prev_crc: self.prev_crc, first: end.next() };
         self.end = end;
         self.written = end;
@@ -264,9 +274,9 @@ impl Log {
         self.unstable_bytes = 0;
     }
 
-    /// The oldest batch that the ring holds.
-    pub fn oldest(&self) -> Option<&BatchEntry> {
-        self.index.front()
+    /// All batches that the ring holds, oldest first.
+    pub fn entries(&self) -> impl Iterator<Item = &BatchEntry> {
+        self.index.iter()
     }
 
     /// Drops the oldest batch. Its space is reusable once `tail()` is durable in a superblock.

@@ -2,6 +2,7 @@
 //! no I/O, no threads (`tests/purity.rs` holds it so). See `docs/architecture.md`.
 
 pub mod api;
+mod bitmap;
 pub mod charter;
 mod client;
 mod command;
@@ -9,6 +10,7 @@ pub mod config;
 pub mod dirty;
 pub mod disk;
 pub mod extents;
+mod gap;
 pub mod hello;
 pub mod lineage;
 mod links;
@@ -17,8 +19,10 @@ pub mod node;
 pub mod notice;
 pub mod overlay;
 pub mod peer;
-mod reclaim;
 pub mod recovery;
+mod resync_source;
+mod resync_target;
+mod salvage;
 mod source;
 pub mod status;
 mod store;
@@ -26,6 +30,7 @@ pub mod superblock;
 mod target;
 mod times;
 pub mod types;
+mod view;
 
 pub use api::*;
 pub use config::*;

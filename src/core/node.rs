@@ -2,10 +2,12 @@
 //! this one holds them together and routes events.
 
 use super::api::*;
+use super::bitmap::{Bitmap, Reclaim};
 use super::charter::Change;
 use super::client::Clients;
 use super::command::Operation;
 use super::config::NodeConfig;
+use super::gap::{GapState, Rollback};
 use super::hello::Charter;
 use super::lineage::Lineage;
 use super::log::Log;
@@ -41,6 +43,37 @@ pub(super) enum Purpose {
         slot: usize,
     },
     ApplyWrite,
+    /// A list that must be durable before the ring drops records (B1).
+    Bitmap,
+    /// Something nobody waits for.
+    Unimportant,
+    RollbackHeader,
+    RollbackBody,
+    RollbackWrite,
+    RollbackFlush,
+    /// A step of a resync being received.
+    Resync {
+        peer: NodeId,
+        session: SessionId,
+        index: usize,
+    },
+    /// Contents for a peer.
+    Content {
+        peer: NodeId,
+        session: SessionId,
+        job: u64,
+        part: usize,
+    },
+    /// Where a store holds data.
+    Search {
+        peer: NodeId,
+        session: SessionId,
+    },
+    SalvageRead {
+        peer: NodeId,
+        session: SessionId,
+        part: usize,
+    },
     ApplyFlush,
     /// A batch read back for a peer.
     Feed {
@@ -48,7 +81,7 @@ pub(super) enum Purpose {
         session: SessionId,
         from: Lsn,
     },
-    Salvage {
+    SalvageWrite {
         peer: NodeId,
         session: SessionId,
     },
@@ -83,6 +116,14 @@ pub struct Node {
     pub(super) zero: bool,
     pub(super) accept_times: AcceptTimes,
     pub(super) next_salvage: u32,
+    /// One for each node of the resource; this node's own is not used.
+    pub(super) bitmaps: Vec<Bitmap>,
+    pub(super) reclaim: Reclaim,
+    pub(super) gap: Option<GapState>,
+    pub(super) rollback: Option<Rollback>,
+    /// I/Os of a resync that are under way: a rollback waits for them.
+    pub(super) resync_ios: u64,
+    pub(super) history_stream: u128,
     pub(super) ids_drawn: u64,
     purposes: BTreeMap<IoId, Purpose>,
     next_io: u64,
@@ -115,6 +156,12 @@ impl Node {
             zero: sb.zero,
             accept_times: AcceptTimes::default(),
             next_salvage: sb.next_salvage,
+            bitmaps: recovered.bitmaps.clone(),
+            reclaim: Reclaim::default(),
+            gap: recovered.gap.clone(),
+            rollback: None,
+            resync_ios: 0,
+            history_stream: sb.history_stream,
             ids_drawn: 0,
             purposes: BTreeMap::new(),
             next_io: 0,
@@ -273,7 +320,17 @@ impl Node {
             Purpose::ApplyWrite => self.apply_written(result),
             Purpose::ApplyFlush => self.apply_flushed(result),
             Purpose::Feed { peer, session, from } => self.feed_read(peer, session, from, result),
-            Purpose::Salvage { peer, session } => self.salvage_written(peer, session, result),
+            Purpose::Bitmap => self.bitmap_written(result),
+            Purpose::Unimportant => {}
+            Purpose::RollbackHeader => self.rollback_header(result),
+            Purpose::RollbackBody => self.rollback_body(result),
+            Purpose::RollbackWrite => self.rollback_written(result),
+            Purpose::RollbackFlush => self.rollback_flushed(result),
+            Purpose::Resync { peer, session, index } => self.resync_io_done(peer, session, index, result),
+            Purpose::Content { peer, session, job, part } => self.content_read(peer, session, job, part, result),
+            Purpose::Search { peer, session } => self.search_done(peer, session, result),
+            Purpose::SalvageRead { peer, session, part } => self.salvage_read(peer, session, part, result),
+            Purpose::SalvageWrite { peer, session } => self.salvage_written(peer, session, result),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What this node knows of each other node: the link, and the positions that its acknowledgements prove.
 
 use super::hello::Hello;
+use super::resync_source::ResyncSource;
+use super::resync_target::ResyncTarget;
 use super::types::*;
 use std::collections::VecDeque;
 
@@ -23,6 +25,8 @@ pub struct Peer {
     pub received: Lsn,
     pub durable: Lsn,
     pub applied: Lsn,
+    /// What it surely holds durable, in this node's lineage, whatever term it was proven in: for the bitmap alone (B1).
+    pub known: Lsn,
     /// Since when a write has waited for this peer, and for which record.
     pub waiting: Option<(Lsn, Time)>,
     /// All that had completed when this node began to wait for the peer on every write (C4); none while it does not.
@@ -55,6 +59,13 @@ pub enum Link {
 pub struct Source {
     pub session: SessionId,
     pub feed: Feed,
+    /// The peer's store is between two positions: nothing that it acknowledges counts (R3).
+    pub gap_open: bool,
+    /// With the records up to here the contents sent are an image.
+    pub until: Lsn,
+    /// Contents sent and acknowledged in this session, in bytes.
+    pub resync_sent: u64,
+    pub resync_acked: u64,
     /// Frames sent and not yet acknowledged: last record and bytes of each.
     pub in_flight: VecDeque<(Lsn, u64)>,
     pub in_flight_bytes: u64,
@@ -73,6 +84,8 @@ pub enum Feed {
     Preparing,
     /// Records in order, the next one to send being `next`.
     Stream { next: Lsn, reading: bool },
+    /// Contents first (R2).
+    Resync(Box<ResyncSource>),
 }
 
 /// The receiving side of a session.
@@ -95,6 +108,8 @@ pub enum TargetStage {
     /// Waits for its own disk before it may adopt the active's lineage.
     Preparing(super::target::Prepare),
     Stream,
+    /// Contents and records go straight to the store.
+    Resync(Box<ResyncTarget>),
 }
 
 impl Peer {
@@ -111,6 +126,7 @@ impl Peer {
             received: Lsn(0),
             durable: Lsn(0),
             applied: Lsn(0),
+            known: Lsn(0),
             waiting: None,
             joining: None,
             why: None,
@@ -159,7 +175,7 @@ impl Peer {
 
     /// Whether records (not contents) are being streamed to it.
     pub fn is_streamed(&self) -> bool {
-        matches!(&self.link, Link::Source(s) if matches!(s.feed, Feed::Stream { .. }))
+        matches!(&self.link, Link::Source(s) if matches!(s.feed, Feed::Stream { .. }) && !s.gap_open)
     }
 }
 

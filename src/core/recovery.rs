@@ -1,16 +1,19 @@
 //! What a node finds on its disks when it starts, and what `create` writes there (L2).
 
 use super::api::{IoError, Part};
+use super::bitmap::{Bitmap, Chain};
 use super::config::NodeConfig;
+use super::dirty::DirtySet;
 use super::disk::BlockingDisk;
+use super::gap::GapState;
 use super::hello::Charter;
 use super::lineage::Lineage;
-use super::log::{LogStart, cut, read_back};
+use super::log::{LogStart, cut, entry_extents, read_back};
 use super::overlay::Overlay;
 use super::types::*;
 use crate::buf::Payload;
 use crate::format::batch;
-use crate::format::ring::{BatchEntry, Geometry, ScanStart, Verdict, scan};
+use crate::format::ring::{BatchEntry, Geometry, Scan, ScanStart, Verdict, scan};
 use crate::format::superblock::{self, RING_START, SLOT_BYTES, SuperError, Superblock};
 use std::collections::VecDeque;
 
@@ -48,6 +51,10 @@ pub struct Recovered {
     pub log: LogStart,
     /// Records past the checkpoint, to be applied again once committed.
     pub records: Vec<Record>,
+    /// What each node of the resource lacks past the ring's reach.
+    pub bitmaps: Vec<Bitmap>,
+    /// The store is between two positions.
+    pub gap: Option<GapState>,
 }
 
 impl Recovered {
@@ -137,12 +144,70 @@ pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recov
         tail: superblock.tail,
         next: found.next,
         prev_crc: found.prev_crc,
+        term_number: found.term.map_or(0, |t| t.number),
         end,
         index: entries,
     };
     // What was read back may still be in a volatile cache: it counts as durable only from here on.
     disk.flush(Part::Log).map_err(io)?;
-    Ok(Recovered { superblock, slot: slot as u8 ^ 1, log, records })
+    let bitmaps = read_bitmaps(config, &superblock, &log, disk)?;
+    let gap = read_gap(config, &superblock, disk)?;
+    Ok(Recovered { superblock, slot: slot as u8 ^ 1, log, records, bitmaps, gap })
+}
+
+/// The lists of what peers lack (B1). One that is shorter than it was is of no use: its peer will be compared in full.
+fn read_bitmaps(
+    config: &NodeConfig,
+    superblock: &Superblock,
+    log: &LogStart,
+    disk: &mut dyn BlockingDisk,
+) -> Result<Vec<Bitmap>, RecoveryError> {
+    let sizes: Vec<u64> = config.volumes.iter().map(|v| v.size).collect();
+    let dropped = log.tail.first.prev();
+    let mut bitmaps = Vec::new();
+    for (index, node) in config.nodes.iter().enumerate() {
+        let peer = NodeId(index as u8);
+        let Some(state) = superblock.bitmaps.iter().find(|b| b.peer == node.name) else {
+            let from = if superblock.lineage.is_empty() { Lsn(0) } else { dropped };
+            bitmaps.push(Bitmap::new(&sizes, u128::from(superblock.sequence), from));
+            continue;
+        };
+        let part = Part::Bitmap { peer, half: state.half };
+        let found = read_chain(part, state.stream, disk)?;
+        let mut bits = DirtySet::new(&sizes);
+        found.entries.iter().flat_map(entry_extents).for_each(|(_, e)| bits.add(e));
+        let chain = Chain { address: found.next, prev_crc: found.prev_crc, next: found.end.next() };
+        let mut bitmap = Bitmap::recovered(bits, state, chain);
+        if found.next < state.listed {
+            bitmap.from = Lsn(u64::MAX);
+        }
+        bitmaps.push(bitmap);
+    }
+    Ok(bitmaps)
+}
+
+/// A growing part, walked from its beginning.
+fn read_chain(part: Part, stream: u128, disk: &mut dyn BlockingDisk) -> Result<Scan, RecoveryError> {
+    let io = |source| RecoveryError::Io { what: "bitmap or history", source };
+    let size = disk.size(part).map_err(io)? / 4096 * 4096;
+    let start = ScanStart { address: 0, prev_crc: batch::seed(stream), first: Lsn(1) };
+    let geometry = Geometry { start: 0, size };
+    scan(&geometry, stream, start, |offset, length| disk.read(part, offset, length)).map_err(io)
+}
+
+/// An open gap's undo: which blocks it holds, and where it goes on (R1).
+fn read_gap(
+    config: &NodeConfig,
+    superblock: &Superblock,
+    disk: &mut dyn BlockingDisk,
+) -> Result<Option<GapState>, RecoveryError> {
+    let Some(gap) = superblock.gap else { return Ok(None) };
+    let sizes: Vec<u64> = config.volumes.iter().map(|v| v.size).collect();
+    let found = read_chain(Part::History, superblock.history_stream, disk)?;
+    let mut state = GapState::new(gap.rollback, &sizes, superblock.history_stream);
+    found.entries.iter().flat_map(entry_extents).for_each(|(_, e)| state.saved.add(e));
+    state.chain = Chain { address: found.next, prev_crc: found.prev_crc, next: found.end.next() };
+    Ok(Some(state))
 }
 
 /// Records that the lineage does not know are void: the term that followed them began before them (L1).

@@ -40,6 +40,7 @@ impl Node {
         // Within an incarnation neither decreases (C1): what was proven before in this term is a lower bound.
         peer.received = peer.received.max(received);
         peer.durable = peer.durable.max(durable);
+        peer.known = peer.known.max(durable);
         self.tell_charter(node);
     }
 
@@ -56,20 +57,33 @@ impl Node {
         }
         let Some(source) = peer.source_mut() else { return };
         // An acknowledgement counts only in this term (C1).
-        if ack.term != term || !matches!(source.feed, Feed::Stream { .. }) {
+        if ack.term != term {
             return;
+        }
+        match &mut source.feed {
+            Feed::Preparing => return,
+            Feed::Resync(pass) => {
+                pass.acked = pass.acked.max(ack.resync_bytes.min(pass.sent));
+                return;
+            }
+            Feed::Stream { .. } => {}
         }
         if ack.received > end || ack.durable > ack.received {
             return self.close_link(node, "an acknowledgement of what was never sent", true);
         }
         source.acknowledged(ack.received);
+        if source.gap_open {
+            return; // For flow control alone (R3).
+        }
         peer.received = peer.received.max(ack.received);
         peer.durable = peer.durable.max(ack.durable);
         peer.applied = peer.applied.max(ack.applied);
+        peer.known = peer.known.max(ack.durable);
         if ack.echo_us != 0 {
             let sample = now.0.saturating_sub(ack.echo_us);
             peer.round_trip_us = if peer.round_trip_us == 0 { sample } else { (peer.round_trip_us * 7 + sample) / 8 };
         }
+        self.clear_bits(node, ack.durable);
     }
 
     pub(super) fn feed_peers(&mut self) {
@@ -77,7 +91,7 @@ impl Node {
             return;
         }
         for node in self.cfg.peers() {
-            while self.feed_once(node) {}
+            while self.feed_contents(node) || self.feed_once(node) {}
         }
     }
 
@@ -135,7 +149,10 @@ impl Node {
     }
 
     pub(super) fn feed_read(&mut self, node: NodeId, session: SessionId, from: Lsn, result: Result<IoData, IoError>) {
-        if self.peers[node.0 as usize].session() != Some(session) {
+        let stands = self.peers[node.0 as usize].source_mut().is_some_and(|s| {
+            s.session == session && matches!(s.feed, Feed::Stream { next, reading: true } if next == from)
+        });
+        if !stands {
             return;
         }
         let records = match (&result, self.log.locate(from)) {

@@ -140,6 +140,8 @@ impl Node {
             Link::Target(_) => "following",
             Link::Source(source) => match source.feed {
                 Feed::Preparing => "preparing",
+                Feed::Resync(_) => "resyncing",
+                Feed::Stream { .. } if source.gap_open => "resyncing",
                 Feed::Stream { .. } if self.is_member(node) => "in_sync",
                 Feed::Stream { .. } if peer.joining.is_some() => "joining",
                 Feed::Stream { .. } if self.cfg.nodes[node.0 as usize].mode == Mode::Async => "async",

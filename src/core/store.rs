@@ -72,7 +72,8 @@ impl Node {
     }
 
     fn round_is_due(&self) -> bool {
-        if self.applicable() <= self.store.applied || self.fault.is_some() {
+        // In an open gap the store is not this node's log, applied.
+        if self.applicable() <= self.store.applied || self.fault.is_some() || self.gap.is_some() {
             return false;
         }
         let since_ms = self.now.since_us(self.store.rested) / 1000;
@@ -84,7 +85,11 @@ impl Node {
     }
 
     pub(super) fn store_deadline(&self) -> Option<Time> {
-        if self.store.round.is_some() || self.applicable() <= self.store.applied || self.fault.is_some() {
+        if self.store.round.is_some()
+            || self.applicable() <= self.store.applied
+            || self.fault.is_some()
+            || self.gap.is_some()
+        {
             return None;
         }
         let pause = if self.store.failed { RETRY_MS } else { self.cfg.apply_ms };

@@ -2,6 +2,7 @@
 //! happen once a write is durable stands here as data (`Then`).
 
 use super::api::*;
+use super::hello::Gap;
 use super::node::{Node, Purpose};
 use super::types::*;
 use crate::format::superblock::{self, Superblock};
@@ -27,6 +28,17 @@ pub enum Then {
     Ready {
         peer: NodeId,
         session: SessionId,
+    },
+    /// The gap is open, and is known to be after a crash (R1).
+    GapOpen {
+        peer: NodeId,
+        session: SessionId,
+    },
+    /// The image is whole (R3).
+    GapClosed {
+        peer: NodeId,
+        session: SessionId,
+        position: Lsn,
     },
 }
 
@@ -94,6 +106,7 @@ impl Node {
         let tail = self.log.tail();
         let content = &mut self.superblock.content;
         content.sequence += 1;
+        content.stream = self.log.stream();
         content.lineage = self.lineage.terms().to_vec();
         content.charter = self.change.as_ref().map_or(&self.charter, |c| &c.charter).clone();
         content.incarnation = self.cfg.incarnation;
@@ -102,6 +115,10 @@ impl Node {
         content.tail = tail;
         content.zero = self.zero;
         content.next_salvage = self.next_salvage;
+        content.gap = self.gap.as_ref().map(|g| Gap { rollback: g.rollback });
+        content.history_stream = self.history_stream;
+        let names = self.cfg.peers().map(|n| (n, self.cfg.name(n)));
+        content.bitmaps = names.map(|(n, name)| self.bitmaps[n.0 as usize].state(name)).collect();
         content.log_errors = self.superblock.log_errors;
     }
 
@@ -135,6 +152,8 @@ impl Node {
                 self.send(peer, session, PeerMsg::CharterAck { version });
             }
             Then::Ready { peer, session } => self.lineage_adopted(peer, session),
+            Then::GapOpen { peer, session } => self.gap_is_open(peer, session),
+            Then::GapClosed { peer, session, position } => self.gap_is_closed(peer, session, position),
         }
     }
 }

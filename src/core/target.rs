@@ -1,45 +1,58 @@
 //! The receiving side: what a passive does before it is ready, and with the records that come.
 
 use super::api::*;
+use super::gap::GapState;
 use super::hello::Hello;
 use super::lineage::{Lineage, Relation};
-use super::node::{Node, Purpose};
+use super::node::Node;
 use super::notice::Notice;
 use super::peer::{Link, Target, TargetStage};
+use super::resync_target::ResyncTarget;
+use super::salvage::SetAside;
 use super::superblock::Then;
 use super::types::*;
-use crate::format::batch::{self, BatchFields, TermRef};
 use std::collections::VecDeque;
 
 /// On the way to being ready.
 #[derive(Debug)]
 pub struct Prepare {
-    /// The last record that both lineages share.
-    fork: Lsn,
-    /// The active's lineage, to be adopted.
+    plan: Plan,
+    /// The active's lineage, to be adopted; and whether its position 0 means zeros.
     lineage: Vec<Term>,
+    zero: bool,
     step: Step,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+/// The verdict of the handshake, as the passive carries it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The last record that both lineages share.
+    pub fork: Lsn,
+    /// The log does not do; contents must come first.
+    pub resync: bool,
+}
+
+#[derive(Debug)]
 enum Step {
     /// Waits until all that is held is durable and no round of applying is under way.
     Settle,
     /// Orphans are being set aside.
-    SetAside { records: u64, bytes: u64 },
-    /// The superblock with the new lineage is being written.
-    Adopt,
+    SetAside(Box<SetAside>),
+    /// The superblock with the new lineage, or the open gap, is being written.
+    Write(Vec<Extent>),
 }
 
 impl Node {
     pub(super) fn become_target(&mut self, node: NodeId, session: SessionId, hello: &Hello) {
-        let (fork, verdict) = match self.verdict(hello) {
+        let (plan, verdict) = match self.verdict(hello) {
             Ok(found) => found,
             Err(why) => return self.refuse(node, why),
         };
         let peer = self.cfg.name(node).to_string();
         self.notice(Notice::Handshake { peer, verdict });
-        let prepare = Prepare { fork, lineage: hello.lineage.clone(), step: Step::Settle };
+        // The active's word counts for the records that it shares with this node.
+        self.committed = self.committed.max(hello.committed.min(plan.fork));
+        let prepare = Prepare { plan, lineage: hello.lineage.clone(), zero: hello.zero, step: Step::Settle };
         let target = Target {
             session,
             stage: TargetStage::Preparing(prepare),
@@ -52,151 +65,189 @@ impl Node {
         self.may_resume = false;
     }
 
-    /// What is to be done to follow this active: the fork, and the verdict in words; or why it cannot be done.
-    fn verdict(&self, hello: &Hello) -> Result<(Lsn, String), String> {
+    /// What is to be done to follow this active, and the verdict in words; or why it cannot be done.
+    pub(super) fn verdict(&self, hello: &Hello) -> Result<(Plan, String), String> {
         let (end, applied, active) = (self.log.end(), self.store.applied(), &hello.node);
+        let plan = |fork, resync, text: String| Ok((Plan { fork, resync }, text));
         if self.lineage.is_fresh() {
             // A fresh replica matches nobody (B3); but zeros are the image at position 0 of a lineage that began with zeros.
-            if self.zero && hello.zero && hello.log_from <= Lsn(1) {
-                return Ok((
-                    Lsn(0),
-                    format!("this replica is fresh: catching up from the log of {active}, from its first record"),
+            if self.zero && hello.zero && hello.log_from <= Lsn(1) && self.gap.is_none() {
+                let text =
+                    format!("this replica is fresh: catching up from the log of {active}, from its first record");
+                return plan(Lsn(0), false, text);
+            }
+            return plan(Lsn(0), true, format!("this replica is fresh: full resync from {active}"));
+        }
+        let fork = match self.lineage.relation(end, &hello.lineage, hello.received) {
+            Relation::Unrelated => {
+                return Err(format!(
+                    "this replica and the one of {active} have no term in common: they were never one. If this one holds \
+                     nothing of worth, create it anew (`understudy create --force`)"
                 ));
             }
-            return Err(format!(
-                "this replica is fresh and the log of {active} no longer reaches its first record: a full resync is needed"
-            ));
+            Relation::Common { fork } => fork,
+        };
+        let orphans = end.0 - fork.0;
+        if self.gap.is_some() {
+            return plan(fork, true, format!("the resync from {active} goes on, from {}", fork.0));
         }
-        match self.lineage.relation(end, &hello.lineage, hello.received) {
-            Relation::Unrelated => Err(format!(
-                "this replica and the one of {active} have no term in common: they were never one. Create one of them anew"
-            )),
-            Relation::Common { fork } if applied > fork => Err(format!(
-                "this replica has applied records up to {} that {active} does not have (they part at {}): a resync is needed",
-                applied.0, fork.0
-            )),
-            Relation::Common { fork } if hello.log_from > fork.next() => Err(format!(
-                "the log of {active} begins at {}, this replica ends at {}: a resync is needed",
-                hello.log_from.0, fork.0
-            )),
-            Relation::Common { fork } if end > fork => Ok((
-                fork,
-                format!(
-                    "{} record(s) after {} are orphans: setting them aside, then catching up from the log of {active}",
-                    end.0 - fork.0,
-                    fork.0
-                ),
-            )),
-            Relation::Common { fork } => {
+        if applied > fork {
+            let text = format!(
+                "{orphans} record(s) after {} are orphans, and some are applied: setting them aside, then resync from {active}",
+                fork.0
+            );
+            return plan(fork, true, text);
+        }
+        if hello.log_from > fork.next() {
+            let from = hello.log_from.0;
+            let text = format!("the log of {active} begins at {from}, this replica ends at {}: resync", fork.0);
+            return plan(fork, true, text);
+        }
+        let text = match orphans {
+            0 => {
                 let behind = hello.received.0.saturating_sub(fork.0);
-                Ok((fork, format!("catching up from the log of {active}, {behind} record(s)")))
+                format!("catching up from the log of {active}, {behind} record(s)")
             }
-        }
+            _ => format!(
+                "{orphans} record(s) after {} are orphans: setting them aside, then catching up from the log of {active}",
+                fork.0
+            ),
+        };
+        plan(fork, false, text)
     }
 
     /// Whether a passive waits for its own log and store to come to rest.
     pub(super) fn settling(&self) -> bool {
-        false
+        self.peers.iter().any(|p| {
+            matches!(&p.link, Link::Target(t)
+                if matches!(&t.stage, TargetStage::Preparing(p) if p.plan.resync && matches!(p.step, Step::Settle)))
+        })
     }
 
     pub(super) fn poll_target(&mut self, node: NodeId) {
-        self.take_deferred(node);
-        let at = node.0 as usize;
-        let Some(target) = self.peers[at].target_mut() else { return };
-        let TargetStage::Preparing(prepare) = &target.stage else { return };
-        if prepare.step != Step::Settle {
-            return;
+        match self.peers[node.0 as usize].target_mut().map(|t| &t.stage) {
+            Some(TargetStage::Preparing(_)) => self.poll_prepare(node),
+            Some(TargetStage::Stream) => self.take_deferred(node),
+            Some(TargetStage::Resync(_)) => self.poll_resync_target(node),
+            None => {}
         }
-        let (fork, session) = (prepare.fork, target.session);
+    }
+
+    fn poll_prepare(&mut self, node: NodeId) {
+        let Some(target) = self.peers[node.0 as usize].target_mut() else { return };
+        let TargetStage::Preparing(Prepare { plan, step: Step::Settle, .. }) = &target.stage else { return };
+        let (plan, session) = (*plan, target.session);
         let end = self.log.end();
-        if !self.log.is_settled() || !self.store.is_resting() {
+        if !self.log.is_settled() || !self.store.is_resting() || self.rollback.is_some() {
             return self.log.want_durable(end);
         }
-        if self.store.applied() > fork {
+        // R1: a resync begins with everything committed applied, so that going back never loses what was reported durable.
+        if plan.resync && self.store.applied() < self.committed.min(end) {
+            return;
+        }
+        if !plan.resync && self.store.applied() > plan.fork {
             // A round that was under way when the verdict fell has applied more: say Hello again.
             return self.close_link(node, "applied past the fork meanwhile", true);
         }
-        if end > fork { self.set_aside(node, session, fork) } else { self.adopt(node, session) }
-    }
-
-    fn prepare_mut(&mut self, node: NodeId) -> Option<&mut Prepare> {
-        match &mut self.peers[node.0 as usize].target_mut()?.stage {
-            TargetStage::Preparing(prepare) => Some(prepare),
-            TargetStage::Stream => None,
+        if end <= plan.fork || self.gap.is_some() {
+            return self.prepared(node, session, Vec::new());
         }
-    }
-
-    /// Orphans go to a salvage file before anything ends them (contract 5).
-    fn set_aside(&mut self, node: NodeId, session: SessionId, fork: Lsn) {
-        let records: Vec<Record> = self.overlay.records_from(fork.next()).cloned().collect();
-        let bytes = records.iter().map(|r| r.length).sum();
-        let stream = self.draw_id();
-        let bufs = self.salvage_batches(stream, &records);
-        if let Some(prepare) = self.prepare_mut(node) {
-            prepare.step = Step::SetAside { records: records.len() as u64, bytes };
-        }
-        let part = Part::Salvage(self.next_salvage);
-        self.io(Purpose::Salvage { peer: node, session }, part, IoOp::Write { offset: 0, bufs, sync: true });
-    }
-
-    fn salvage_batches(&self, stream: u128, records: &[Record]) -> Vec<crate::buf::Payload> {
-        let (mut bufs, mut address, mut prev_crc) = (Vec::new(), 0, batch::seed(stream));
-        let mut rest = records;
-        while let Some(first) = rest.first() {
-            // Held records are of known terms.
-            let term =
-                self.lineage.term_at(first.lsn).copied().unwrap_or(Term { number: 0, id: TermId(0), first: Lsn(0) });
-            let count = batch::fitting(rest);
-            let (these, others) = rest.split_at(count);
-            let fields = BatchFields {
-                prev_crc,
-                stream,
-                address,
-                term: TermRef { number: term.number, id: term.id },
-                first: first.lsn,
-                durable: first.lsn.prev(),
-            };
-            let (header, crc) = batch::encode(&fields, these);
-            bufs.extend(batch::buffers(header, these));
-            address += batch::batch_bytes(these);
-            prev_crc = crc;
-            rest = others;
-        }
-        bufs
-    }
-
-    pub(super) fn salvage_written(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
-        if let Err(error) = result {
-            let part = format!("salvage {}", self.next_salvage);
-            self.notice(Notice::StorageFailed { part, errno: error.errno });
-            let why =
-                format!("orphaned writes could not be set aside (errno {}): make room in the node's dir", error.errno);
-            if self.peers[node.0 as usize].session() == Some(session) {
-                self.refuse(node, why);
+        match self.changed_since(node, plan.fork) {
+            Some(changed) => {
+                let aside = self.begin_set_aside(node, session, plan.fork, changed);
+                self.put_aside(node, aside);
             }
-            return;
+            None => {
+                let why = "this replica no longer knows what it changed since the fork, so it cannot set that aside: export what is \
+                           needed, then create it anew";
+                self.refuse(node, why.into());
+            }
         }
-        if self.peers[node.0 as usize].session() != Some(session) {
-            return; // The next session sets them aside again.
-        }
-        let Some(prepare) = self.prepare_mut(node) else { return };
-        let Step::SetAside { records, bytes } = prepare.step else { return };
-        let fork = prepare.fork;
-        let salvage = self.next_salvage;
-        self.next_salvage += 1;
-        self.log.truncate(fork);
-        self.overlay.truncate(fork);
-        self.committed = self.committed.min(fork);
-        self.notice(Notice::OrphansSetAside { records, bytes, salvage });
-        self.adopt(node, session);
     }
 
-    fn adopt(&mut self, node: NodeId, session: SessionId) {
-        let Some(prepare) = self.prepare_mut(node) else { return };
-        prepare.step = Step::Adopt;
-        let lineage = std::mem::take(&mut prepare.lineage);
+    fn prepare_mut(&mut self, node: NodeId, session: SessionId) -> Option<&mut Prepare> {
+        match self.peers[node.0 as usize].target_mut() {
+            Some(Target { session: s, stage: TargetStage::Preparing(prepare), .. }) if *s == session => Some(prepare),
+            _ => None,
+        }
+    }
+
+    pub(super) fn take_aside(&mut self, node: NodeId, session: SessionId) -> Option<SetAside> {
+        let prepare = self.prepare_mut(node, session)?;
+        match std::mem::replace(&mut prepare.step, Step::Write(Vec::new())) {
+            Step::SetAside(aside) => Some(*aside),
+            other => {
+                prepare.step = other;
+                None
+            }
+        }
+    }
+
+    pub(super) fn put_aside(&mut self, node: NodeId, aside: SetAside) {
+        if let Some(Target { stage: TargetStage::Preparing(prepare), .. }) = self.peers[node.0 as usize].target_mut() {
+            prepare.step = Step::SetAside(Box::new(aside));
+        }
+    }
+
+    pub(super) fn orphans_are_safe(&mut self, node: NodeId, session: SessionId, changed: Vec<Extent>) {
+        self.prepared(node, session, changed);
+    }
+
+    /// Nothing is lost by going on: end what is past the fork, or open the gap, durably.
+    fn prepared(&mut self, node: NodeId, session: SessionId, changed: Vec<Extent>) {
+        let Some(prepare) = self.prepare_mut(node, session) else { return };
+        let (plan, lineage) = (prepare.plan, prepare.lineage.clone());
+        prepare.step = Step::Write(changed);
+        if plan.resync {
+            self.open_gap();
+            return self.persist(Then::GapOpen { peer: node, session });
+        }
+        if self.log.end() > plan.fork {
+            self.log.truncate(plan.fork);
+            self.overlay.truncate(plan.fork);
+        }
+        self.committed = self.committed.min(plan.fork).max(self.store.applied());
+        self.cap_positions(plan.fork);
         self.lineage = Lineage::new(lineage);
         self.persist(Then::Ready { peer: node, session });
+    }
+
+    /// Peers' positions past the fork were of another lineage (L1).
+    pub(super) fn cap_positions(&mut self, fork: Lsn) {
+        for peer in &mut self.peers {
+            peer.known = peer.known.min(fork);
+        }
+    }
+
+    fn open_gap(&mut self) {
+        if self.gap.is_some() {
+            return;
+        }
+        let applied = self.store.applied();
+        let rollback = (!self.lineage.is_fresh()).then_some(applied);
+        let stream = self.draw_id();
+        self.gap = Some(GapState::new(rollback, &self.volume_sizes(), stream));
+        self.history_stream = stream;
+        let log_stream = self.draw_id();
+        self.log.restart_at(applied, log_stream);
+        self.overlay.truncate(applied);
+        self.zero = false;
+    }
+
+    /// The gap is durably open: contents may come.
+    pub(super) fn gap_is_open(&mut self, node: NodeId, session: SessionId) {
+        let Some(gap) = &self.gap else { return };
+        let (applied, saved) = (self.store.applied(), gap.saved.extents().collect::<Vec<Extent>>());
+        let Some(prepare) = self.prepare_mut(node, session) else { return };
+        let since = prepare.plan.fork.min(applied);
+        let Step::Write(changed) = std::mem::replace(&mut prepare.step, Step::Settle) else { return };
+        let resync = ResyncTarget::new(std::mem::take(&mut prepare.lineage), prepare.zero);
+        let mut extents = changed;
+        extents.extend(saved);
+        if let Some(target) = self.peers[node.0 as usize].target_mut() {
+            target.stage = TargetStage::Resync(Box::new(resync));
+        }
+        self.send(node, session, PeerMsg::ReadyResync { since, extents });
     }
 
     /// The lineage entry is durable: from now on this node acknowledges in the active's term (L1).
@@ -212,29 +263,25 @@ impl Node {
     }
 
     pub(super) fn records_came(&mut self, node: NodeId, records: Vec<Record>, watermarks: Watermarks) {
+        if let Err(why) = self.check_records(&records) {
+            return self.close_link(node, why, true);
+        }
         let Some(target) = self.peers[node.0 as usize].target_mut() else { return };
         target.echo_us = watermarks.clock_us;
         target.accepted = watermarks.accepted;
-        if !matches!(target.stage, TargetStage::Stream) {
-            if !records.is_empty() {
-                self.close_link(node, "records before Ready", true);
-            }
-            return;
-        }
-        if !records.is_empty() {
-            if let Err(why) = self.check_records(&records) {
-                return self.close_link(node, why, true);
-            }
-            if let Some(target) = self.peers[node.0 as usize].target_mut() {
-                target.deferred.push_back(records);
-            }
+        match &mut target.stage {
+            TargetStage::Preparing(_) if records.is_empty() => return,
+            TargetStage::Preparing(_) => return self.close_link(node, "records before Ready", true),
+            TargetStage::Stream if records.is_empty() => {}
+            TargetStage::Stream => target.deferred.push_back(records),
+            TargetStage::Resync(resync) => resync.take_records(records),
         }
         self.committed = self.committed.max(watermarks.committed);
         self.flush_to = watermarks.flush_to;
-        self.take_deferred(node);
+        self.poll_target(node);
     }
 
-    fn check_records(&self, records: &[Record]) -> Result<(), &'static str> {
+    pub(super) fn check_records(&self, records: &[Record]) -> Result<(), &'static str> {
         let block = u64::from(self.cfg.block);
         for record in records {
             let Some(volume) = self.cfg.volumes.get(record.volume.0 as usize) else {
@@ -269,7 +316,7 @@ impl Node {
         self.log.want_durable(wanted);
     }
 
-    /// What an idle passive tells another.
+    /// Where this node stands; what an idle passive tells another.
     pub(super) fn idle_ack(&self) -> Ack {
         Ack {
             term: self.lineage.last().map(|t| t.id),
@@ -281,26 +328,37 @@ impl Node {
         }
     }
 
+    fn target_ack(&mut self, node: NodeId) -> Option<(SessionId, Ack)> {
+        let mut ack = self.idle_ack();
+        let target = self.peers[node.0 as usize].target_mut()?;
+        ack.echo_us = target.echo_us;
+        match &target.stage {
+            TargetStage::Preparing(_) => return None,
+            TargetStage::Stream => {}
+            // For flow control alone (R3): the source counts none of it as held.
+            TargetStage::Resync(resync) => resync.fill_ack(&mut ack),
+        }
+        Some((target.session, ack))
+    }
+
     pub(super) fn acknowledge(&mut self) {
         if self.fault.is_some() {
             return;
         }
         for node in self.cfg.peers() {
-            let ack = self.idle_ack();
-            let Some(target) = self.peers[node.0 as usize].target_mut() else { continue };
-            let now_told = (ack.received, ack.durable, ack.applied, 0, target.echo_us);
-            if matches!(target.stage, TargetStage::Stream) && target.told != now_told {
+            let Some((_, ack)) = self.target_ack(node) else { continue };
+            let told = (ack.received, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
+            if self.peers[node.0 as usize].target_mut().is_some_and(|t| t.told != told) {
                 self.send_ack(node);
             }
         }
     }
 
     pub(super) fn send_ack(&mut self, node: NodeId) {
-        let mut ack = self.idle_ack();
-        let Some(target) = self.peers[node.0 as usize].target_mut() else { return };
-        ack.echo_us = target.echo_us;
-        target.told = (ack.received, ack.durable, ack.applied, 0, target.echo_us);
-        let session = target.session;
+        let Some((session, ack)) = self.target_ack(node) else { return };
+        if let Some(target) = self.peers[node.0 as usize].target_mut() {
+            target.told = (ack.received, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
+        }
         self.send(node, session, PeerMsg::Ack(ack));
     }
 }

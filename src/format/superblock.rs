@@ -101,6 +101,10 @@ pub struct BitmapState {
     pub from: Lsn,
     /// Term of `from`; none for lsn 0.
     pub from_term: Option<TermId>,
+    /// Bytes of the list that were durable when this was written: a shorter one is damaged.
+    pub listed: u64,
+    /// The newest record that went into the list.
+    pub newest: Lsn,
 }
 
 /// Why there is no superblock.

@@ -1,0 +1,271 @@
+//! What a peer lacks of the records that the ring no longer holds (B1, B2): bits in memory, and a list on disk that is
+//! appended to before the ring drops anything, and folded into a new one when it has grown.
+
+use super::api::*;
+use super::dirty::DirtySet;
+use super::node::{Node, Purpose};
+use super::types::*;
+use crate::buf::Payload;
+use crate::format::batch::{self, BatchFields, TermRef};
+use crate::format::superblock::BitmapState;
+
+/// A list longer than this, and than twice what folding left, is folded.
+const FOLD_BYTES: u64 = 4 << 20;
+
+/// Bits for one peer.
+#[derive(Clone, Debug)]
+pub struct Bitmap {
+    pub bits: DirtySet,
+    /// Whoever is durable at or past this position is told all that it lacks by the bits and the ring (B2).
+    pub from: Lsn,
+    /// The newest record that went into the bits.
+    newest: Lsn,
+    half: u8,
+    stream: u128,
+    list: Chain,
+    /// The list's length after the latest folding.
+    folded: u64,
+}
+
+/// Where a growing part of batches goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain {
+    pub address: u64,
+    pub prev_crc: u32,
+    /// Number of the next entry.
+    pub next: Lsn,
+}
+
+impl Chain {
+    /// The beginning of a part with this stream id.
+    pub fn start(stream: u128) -> Chain {
+        Chain { address: 0, prev_crc: batch::seed(stream), next: Lsn(1) }
+    }
+
+    /// The buffers that append `records`, whose lsns are set here; the chain moves past them.
+    pub fn append(&mut self, stream: u128, term: TermRef, records: &mut [Record]) -> Vec<Payload> {
+        let mut bufs = Vec::new();
+        let mut rest = records;
+        while !rest.is_empty() {
+            let (these, others) = rest.split_at_mut(batch::fitting(rest));
+            for record in these.iter_mut() {
+                record.lsn = self.next;
+                self.next = self.next.next();
+            }
+            let fields = BatchFields {
+                stream,
+                address: self.address,
+                prev_crc: self.prev_crc,
+                term,
+                first: these[0].lsn,
+                durable: these[0].lsn.prev(),
+            };
+            let (header, crc) = batch::encode(&fields, these);
+            bufs.extend(batch::buffers(header, these));
+            self.address += batch::batch_bytes(these);
+            self.prev_crc = crc;
+            rest = others;
+        }
+        bufs
+    }
+}
+
+impl Bitmap {
+    /// No bits, complete for everyone who holds what there is up to `from`.
+    pub fn new(sizes: &[u64], stream: u128, from: Lsn) -> Bitmap {
+        let list = Chain::start(stream);
+        Bitmap { bits: DirtySet::new(sizes), from, newest: Lsn(0), half: 0, stream, list, folded: 0 }
+    }
+
+    /// What recovery read.
+    pub fn recovered(bits: DirtySet, state: &BitmapState, list: Chain) -> Bitmap {
+        let BitmapState { from, half, stream, newest, .. } = *state;
+        Bitmap { bits, from, newest, half, stream, list, folded: 0 }
+    }
+
+    pub fn state(&self, peer: &str) -> BitmapState {
+        BitmapState {
+            peer: peer.to_string(),
+            half: self.half,
+            stream: self.stream,
+            from: self.from,
+            from_term: None,
+            listed: self.list.address,
+            newest: self.newest,
+        }
+    }
+
+    /// Takes in ranges of dropped records, and gives what makes that durable: offset in the current half, and bytes.
+    fn list_extents(&mut self, extents: &[Extent], newest: Lsn) -> (u64, Vec<Payload>) {
+        for extent in extents {
+            self.bits.add(*extent);
+        }
+        self.newest = self.newest.max(newest);
+        let offset = self.list.address;
+        (offset, self.list.append(self.stream, NO_TERM, &mut as_records(extents)))
+    }
+
+    /// Starts the other half with all bits in it. The superblock switches to it once it is written.
+    fn fold(&mut self, stream: u128) -> Vec<Payload> {
+        self.half ^= 1;
+        self.stream = stream;
+        self.list = Chain::start(stream);
+        let extents: Vec<Extent> = self.bits.extents().collect();
+        let bufs = self.list.append(stream, NO_TERM, &mut as_records(&extents));
+        self.folded = self.list.address;
+        bufs
+    }
+}
+
+const NO_TERM: TermRef = TermRef { number: 0, id: TermId(0) };
+
+/// A list holds ranges as records without payload.
+fn as_records(extents: &[Extent]) -> Vec<Record> {
+    let record = |e: &Extent| Record {
+        lsn: Lsn(0),
+        volume: e.volume,
+        kind: Kind::Discard,
+        offset: e.offset,
+        length: e.length,
+        crc: 0,
+        payload: Payload::empty(),
+    };
+    extents.iter().map(record).collect()
+}
+
+/// Batches on their way out of the ring.
+#[derive(Debug, Default)]
+pub struct Reclaim {
+    /// How many of the oldest batches go once the lists are durable.
+    batches: usize,
+    writing: usize,
+    failed: bool,
+}
+
+impl Node {
+    /// What a peer surely holds, in this node's lineage, for as long as it keeps its disks.
+    fn surely_durable(&self, node: NodeId) -> Lsn {
+        let peer = &self.peers[node.0 as usize];
+        let name = self.cfg.name(node);
+        let listed = self.charter.member(name).is_some() || self.charter.active.as_deref() == Some(name);
+        if self.role() == Role::Passive && listed { peer.known.max(self.committed) } else { peer.known }
+    }
+
+    /// Begins well before the ring is full, and frees enough for a while (L5).
+    pub(super) fn poll_reclaim(&mut self) {
+        let size = self.log.size();
+        if self.reclaim.writing > 0 || self.reclaim.failed || self.fault.is_some() || self.log.held() <= size / 2 {
+            return;
+        }
+        let checkpointed = self.superblock.checkpoint();
+        let held = self.log.held();
+        let mut batches = 0;
+        let mut last = Lsn(0);
+        for entry in self.log.entries() {
+            let freed = entry.start.address + entry.bytes - self.log.tail().address;
+            if entry.last() > checkpointed || held - freed < size / 3 {
+                break;
+            }
+            batches += 1;
+            last = entry.last();
+        }
+        if batches == 0 {
+            return;
+        }
+        self.reclaim.batches = batches;
+        for node in self.cfg.peers() {
+            self.list_for(node, last);
+        }
+        self.finish_reclaim();
+    }
+
+    /// B1: what the peer has not reported durable is listed, durably, before it is dropped.
+    fn list_for(&mut self, node: NodeId, last: Lsn) {
+        let known = self.surely_durable(node);
+        let at = node.0 as usize;
+        let bitmap = &mut self.bitmaps[at];
+        let first_bits = bitmap.bits.is_empty();
+        if first_bits {
+            // No bits: whoever holds everything that has been dropped so far lacks nothing else.
+            bitmap.from = bitmap.from.max(known.min(last));
+            if known >= last {
+                return;
+            }
+        }
+        // Once there are bits they stay complete from `from` on, whatever the peer has reported since.
+        let after = if first_bits { known } else { known.min(bitmap.newest) };
+        let extents: Vec<Extent> =
+            self.log.extents_after(after).take_while(|(lsn, _)| *lsn <= last).map(|(_, e)| e).collect();
+        if first_bits {
+            let peer = self.cfg.name(node).to_string();
+            self.notice(super::notice::Notice::LogOverflow { peer });
+        }
+        self.missed_by(node, last, &extents);
+        let (offset, bufs) = self.bitmaps[at].list_extents(&extents, last);
+        let half = self.bitmaps[at].half;
+        self.write_list(node, half, offset, bufs);
+        let list = self.bitmaps[at].list.address;
+        if list > FOLD_BYTES && list > 2 * self.bitmaps[at].folded {
+            let stream = self.draw_id();
+            let bufs = self.bitmaps[at].fold(stream);
+            let half = self.bitmaps[at].half;
+            self.write_list(node, half, 0, bufs);
+        }
+    }
+
+    fn write_list(&mut self, node: NodeId, half: u8, offset: u64, bufs: Vec<Payload>) {
+        if bufs.is_empty() {
+            return;
+        }
+        self.reclaim.writing += 1;
+        let part = Part::Bitmap { peer: node, half };
+        self.io(Purpose::Bitmap, part, IoOp::Write { offset, bufs, sync: true });
+    }
+
+    pub(super) fn bitmap_written(&mut self, result: Result<IoData, IoError>) {
+        self.reclaim.writing -= 1;
+        if let Err(error) = result {
+            // Without the list nothing may be dropped (B1): the ring fills, and the active suspends.
+            self.reclaim.failed = true;
+            self.storage_failed("bitmap", error.errno);
+        }
+        self.finish_reclaim();
+    }
+
+    fn finish_reclaim(&mut self) {
+        if self.reclaim.writing > 0 || self.reclaim.failed || self.reclaim.batches == 0 {
+            return;
+        }
+        for _ in 0..std::mem::take(&mut self.reclaim.batches) {
+            self.log.drop_oldest();
+        }
+        self.persist(super::superblock::Then::Nothing);
+    }
+
+    /// After a resync the past is another one: nobody's bits are known, and everyone starts from here.
+    pub(super) fn forget_bitmaps(&mut self, position: Lsn) {
+        let sizes = self.volume_sizes();
+        for node in self.cfg.peers() {
+            let stream = self.draw_id();
+            let half = self.bitmaps[node.0 as usize].half ^ 1;
+            let bitmap = Bitmap { half, ..Bitmap::new(&sizes, stream, position) };
+            self.bitmaps[node.0 as usize] = bitmap;
+            self.peers[node.0 as usize].known = Lsn(0);
+        }
+    }
+
+    /// The peer holds everything up to `durable`: bits of records up to there are proven to be of no use (R3).
+    pub(super) fn clear_bits(&mut self, node: NodeId, durable: Lsn) {
+        let at = node.0 as usize;
+        if self.bitmaps[at].bits.is_empty() || durable < self.bitmaps[at].newest || self.reclaim.writing > 0 {
+            return;
+        }
+        let stream = self.draw_id();
+        let from = self.log.from().prev();
+        let bitmap = &mut self.bitmaps[at];
+        bitmap.bits.clear();
+        bitmap.fold(stream);
+        bitmap.from = from;
+        self.persist(super::superblock::Then::Nothing);
+    }
+}

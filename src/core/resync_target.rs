@@ -1,0 +1,399 @@
+//! The receiving side of a resync: contents and records go straight to the store, in groups; what a block held at the
+//! rollback position is durable in the history before its first overwrite (R1, R2, R3).
+
+use super::api::*;
+use super::dirty::{DIRTY_BLOCK, DirtySet};
+use super::lineage::Lineage;
+use super::node::{Node, Purpose};
+use super::overlay::Overlay;
+use super::peer::TargetStage;
+use super::store::piece_op;
+use super::superblock::Then;
+use super::types::*;
+use super::view::data_record;
+use crate::buf::Payload;
+use std::collections::VecDeque;
+
+/// Contents and records handled together, in bytes.
+const GROUP_BYTES: u64 = 4 << 20;
+/// A longer discard is split where the store holds data: what is a hole needs no undo.
+const LONG_DISCARD: u64 = 1 << 20;
+
+/// A resync being received.
+#[derive(Debug)]
+pub struct ResyncTarget {
+    lineage: Vec<Term>,
+    zero: bool,
+    incoming: VecDeque<Work>,
+    step: Step,
+    /// Contents done with, as the source counts them.
+    taken: u64,
+    /// The newest record in the store, once the contents are there.
+    through: Lsn,
+    /// The newest record received.
+    received: Lsn,
+    /// With the records up to here the contents are an image; none while contents still come.
+    until: Option<Lsn>,
+}
+
+#[derive(Debug)]
+enum Work {
+    Content(Record),
+    Record(Record),
+    /// All contents up to this count have come.
+    Mark(u64),
+    End {
+        base: Lsn,
+        until: Lsn,
+    },
+}
+
+#[derive(Debug)]
+enum Step {
+    Idle,
+    /// Looks where the store holds data in a long discard.
+    Search(Record),
+    /// Reads what the group will overwrite.
+    Read {
+        group: Group,
+        old: Vec<(Extent, Option<Payload>)>,
+        missing: usize,
+    },
+    Save(Group),
+    Write {
+        group: Group,
+        writing: usize,
+    },
+    Flush(usize),
+    /// The superblock that closes the gap is being written.
+    Close,
+}
+
+/// What is written to the store together.
+#[derive(Debug, Default)]
+struct Group {
+    records: Vec<Record>,
+    taken: u64,
+    through: Option<Lsn>,
+}
+
+impl ResyncTarget {
+    pub fn new(lineage: Vec<Term>, zero: bool) -> ResyncTarget {
+        ResyncTarget {
+            lineage,
+            zero,
+            incoming: VecDeque::new(),
+            step: Step::Idle,
+            taken: 0,
+            through: Lsn(0),
+            received: Lsn(0),
+            until: None,
+        }
+    }
+
+    pub fn take_records(&mut self, records: Vec<Record>) {
+        self.incoming.extend(records.into_iter().map(Work::Record));
+    }
+
+    pub fn fill_ack(&self, ack: &mut Ack) {
+        ack.term = self.lineage.last().map(|t| t.id);
+        ack.resync_bytes = self.taken;
+        (ack.received, ack.durable, ack.applied) = (self.through, self.through, self.through);
+    }
+
+    /// The next group, as far as committed allows (S1). What closes the contents is taken in on the way.
+    fn next_group(&mut self, committed: Lsn) -> Result<Group, &'static str> {
+        let mut group = Group { taken: self.taken, ..Group::default() };
+        let mut bytes = 0;
+        while let Some(work) = self.incoming.front() {
+            let length = match work {
+                Work::Content(r) if r.kind != Kind::Write && r.length > LONG_DISCARD => break,
+                Work::Content(r) => r.payload.len() as u64,
+                Work::Record(r) if r.lsn > committed || self.until.is_none() => break,
+                Work::Record(r) if r.lsn <= self.received => return Err("records out of order"),
+                Work::Record(r) => r.payload.len() as u64,
+                Work::Mark(_) | Work::End { .. } => 0,
+            };
+            if bytes > 0 && bytes + length > GROUP_BYTES {
+                break;
+            }
+            bytes += length;
+            match self.incoming.pop_front() {
+                Some(Work::Content(record)) => {
+                    self.until = None;
+                    group.records.push(record);
+                }
+                Some(Work::Record(record)) => {
+                    if record.lsn != self.received.next() {
+                        return Err("records out of order");
+                    }
+                    self.received = record.lsn;
+                    group.through = Some(record.lsn);
+                    group.records.push(record);
+                }
+                Some(Work::Mark(taken)) => group.taken = taken,
+                Some(Work::End { base, until }) => {
+                    if base < self.received || until < base {
+                        return Err("a resync that ends before it began");
+                    }
+                    self.received = base;
+                    self.until = Some(until);
+                    group.through = Some(base);
+                }
+                None => break,
+            }
+        }
+        Ok(group)
+    }
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+}
+
+impl Node {
+    fn resync_mut(&mut self, node: NodeId) -> Option<&mut ResyncTarget> {
+        match &mut self.peers[node.0 as usize].target_mut()?.stage {
+            TargetStage::Resync(resync) => Some(resync),
+            _ => None,
+        }
+    }
+
+    pub(super) fn contents_came(&mut self, node: NodeId, records: Vec<Record>, sent_bytes: u64) {
+        if let Err(why) = self.check_records(&records) {
+            return self.close_link(node, why, true);
+        }
+        let Some(resync) = self.resync_mut(node) else {
+            return self.close_link(node, "contents outside a resync", true);
+        };
+        resync.incoming.extend(records.into_iter().map(Work::Content));
+        resync.incoming.push_back(Work::Mark(sent_bytes));
+        self.poll_resync_target(node);
+    }
+
+    pub(super) fn contents_ended(&mut self, node: NodeId, base: Lsn, until: Lsn) {
+        let Some(resync) = self.resync_mut(node) else {
+            return self.close_link(node, "the end of a resync that is not", true);
+        };
+        resync.incoming.push_back(Work::End { base, until });
+        self.poll_resync_target(node);
+    }
+
+    pub(super) fn poll_resync_target(&mut self, node: NodeId) {
+        let committed = self.committed;
+        let Some(resync) = self.resync_mut(node) else { return };
+        if !matches!(resync.step, Step::Idle) {
+            return;
+        }
+        if let Some(Work::Content(record)) = resync.incoming.front()
+            && record.kind != Kind::Write
+            && record.length > LONG_DISCARD
+        {
+            let record = record.clone();
+            resync.incoming.pop_front();
+            resync.until = None;
+            let (part, op) = (Part::Store(record.volume), IoOp::NextData { offset: record.offset });
+            resync.step = Step::Search(record);
+            return self.resync_io(node, part, op, 0);
+        }
+        match resync.next_group(committed) {
+            Err(why) => self.close_link(node, why, true),
+            Ok(group) if group.is_empty() => {
+                resync.taken = group.taken;
+                resync.through = group.through.unwrap_or(resync.through);
+                if resync.until.is_some_and(|until| resync.through >= until && committed >= until) {
+                    self.flush_image(node);
+                }
+            }
+            Ok(group) => self.read_old(node, group),
+        }
+    }
+
+    fn resync_io(&mut self, node: NodeId, part: Part, op: IoOp, index: usize) {
+        if let Some(session) = self.peers[node.0 as usize].session() {
+            self.resync_ios += 1;
+            self.io(Purpose::Resync { peer: node, session, index }, part, op);
+        }
+    }
+
+    /// Blocks of the group whose undo is not yet held, each once, as runs.
+    fn unsaved(&self, records: &[Record]) -> Vec<Extent> {
+        let Some(gap) = self.gap.as_ref().filter(|g| g.rollback.is_some()) else { return Vec::new() };
+        let mut wanted = DirtySet::new(&self.volume_sizes());
+        for record in records {
+            let mut at = record.offset / DIRTY_BLOCK * DIRTY_BLOCK;
+            while at < record.end() {
+                if !gap.saved.contains(record.volume, at) {
+                    wanted.add(Extent { volume: record.volume, offset: at, length: DIRTY_BLOCK });
+                }
+                at += DIRTY_BLOCK;
+            }
+        }
+        let mut runs = Vec::new();
+        let mut from = (VolumeId(0), 0);
+        while let Some(run) = wanted.next(from, LONG_DISCARD) {
+            from = (run.volume, run.offset + run.length);
+            runs.push(run);
+        }
+        runs
+    }
+
+    fn read_old(&mut self, node: NodeId, group: Group) {
+        let wanted = self.unsaved(&group.records);
+        let Some(resync) = self.resync_mut(node) else { return };
+        if wanted.is_empty() {
+            return self.write_group(node, group);
+        }
+        let missing = wanted.len();
+        resync.step = Step::Read { group, old: wanted.iter().map(|e| (*e, None)).collect(), missing };
+        for (index, extent) in wanted.into_iter().enumerate() {
+            let op = IoOp::Read { offset: extent.offset, length: extent.length };
+            self.resync_io(node, Part::Store(extent.volume), op, index);
+        }
+    }
+
+    /// R1: durable in the history before the first overwrite.
+    fn save_old(&mut self, node: NodeId, group: Group, old: Vec<(Extent, Option<Payload>)>) {
+        let records =
+            old.into_iter().filter_map(|(e, payload)| Some(data_record(e.volume, e.offset, payload?))).collect();
+        let Some(gap) = &mut self.gap else { return };
+        let (offset, bufs) = gap.save(records);
+        if let Some(resync) = self.resync_mut(node) {
+            resync.step = Step::Save(group);
+        }
+        self.resync_io(node, Part::History, IoOp::Write { offset, bufs, sync: true }, 0);
+    }
+
+    fn write_group(&mut self, node: NodeId, group: Group) {
+        let mut newest = Overlay::new(self.cfg.volumes.len());
+        for (index, record) in group.records.iter().enumerate() {
+            newest.insert(&Record { lsn: Lsn(index as u64 + 1), ..record.clone() });
+        }
+        let pieces = newest.plan(Lsn(u64::MAX));
+        if let Some(resync) = self.resync_mut(node) {
+            resync.step = Step::Write { group, writing: pieces.len() };
+        }
+        for piece in pieces {
+            self.resync_io(node, Part::Store(piece.volume), piece_op(piece), 0);
+        }
+    }
+
+    fn flush_image(&mut self, node: NodeId) {
+        let volumes = self.cfg.volumes.len();
+        if let Some(resync) = self.resync_mut(node) {
+            resync.step = Step::Flush(volumes);
+        }
+        for volume in 0..volumes {
+            self.resync_io(node, Part::Store(VolumeId(volume as u16)), IoOp::Flush, 0);
+        }
+    }
+
+    pub(super) fn resync_io_done(
+        &mut self,
+        node: NodeId,
+        session: SessionId,
+        index: usize,
+        result: Result<IoData, IoError>,
+    ) {
+        self.resync_ios -= 1;
+        if self.peers[node.0 as usize].session() != Some(session) {
+            return;
+        }
+        let data = match result {
+            Ok(data) => data,
+            Err(error) => {
+                // The gap stays open and the undo stays: the next session begins where this one did.
+                self.notice(super::notice::Notice::StorageFailed { part: "resync".into(), errno: error.errno });
+                return self
+                    .refuse(node, format!("the resync cannot go on: its storage failed (errno {})", error.errno));
+            }
+        };
+        let Some(resync) = self.resync_mut(node) else { return };
+        match std::mem::replace(&mut resync.step, Step::Idle) {
+            Step::Search(record) => self.searched(node, record, data),
+            Step::Read { group, mut old, missing } => {
+                if let IoData::Bytes(payload) = data {
+                    old[index].1 = Some(payload);
+                }
+                if missing > 1 {
+                    resync.step = Step::Read { group, old, missing: missing - 1 };
+                } else {
+                    self.save_old(node, group, old);
+                }
+            }
+            Step::Save(group) => self.write_group(node, group),
+            Step::Write { group, writing } if writing > 1 => {
+                resync.step = Step::Write { group, writing: writing - 1 };
+            }
+            Step::Write { group, .. } => {
+                resync.taken = group.taken;
+                resync.through = group.through.unwrap_or(resync.through);
+            }
+            Step::Flush(left) if left > 1 => resync.step = Step::Flush(left - 1),
+            Step::Flush(_) => self.close_gap(node, session),
+            step @ (Step::Idle | Step::Close) => resync.step = step,
+        }
+        self.poll_resync_target(node);
+    }
+
+    /// Of a long discard only what holds data is written and saved.
+    fn searched(&mut self, node: NodeId, record: Record, data: IoData) {
+        let Some(resync) = self.resync_mut(node) else { return };
+        let IoData::Extent(Some((offset, length))) = data else { return };
+        let start = offset.max(record.offset) / DIRTY_BLOCK * DIRTY_BLOCK;
+        let start = start.max(record.offset);
+        if start >= record.end() {
+            return;
+        }
+        let piece = (offset + length).next_multiple_of(DIRTY_BLOCK).min(record.end()).min(start + LONG_DISCARD) - start;
+        let rest = record.end() - start - piece;
+        if rest > 0 {
+            resync.incoming.push_front(Work::Content(Record { offset: start + piece, length: rest, ..record.clone() }));
+        }
+        resync.incoming.push_front(Work::Content(Record { offset: start, length: piece, ..record }));
+    }
+
+    /// The image is whole and stable: one superblock closes the gap, moves the checkpoint and ends the old log.
+    fn close_gap(&mut self, node: NodeId, session: SessionId) {
+        let Some(resync) = self.resync_mut(node) else { return };
+        resync.step = Step::Close;
+        let (through, lineage, zero) = (resync.through, resync.lineage.clone(), resync.zero);
+        self.gap = None;
+        self.lineage = Lineage::new(lineage);
+        self.zero = zero;
+        let log_stream = self.draw_id();
+        self.log.restart_at(through, log_stream);
+        self.store.set_applied(through);
+        self.committed = through.max(self.committed);
+        self.history_stream = self.draw_id();
+        // What this node knew of others was of the past that the resync replaced.
+        self.forget_bitmaps(through);
+        self.persist(Then::GapClosed { peer: node, session, position: through });
+    }
+
+    pub(super) fn gap_is_closed(&mut self, node: NodeId, session: SessionId, position: Lsn) {
+        self.io(Purpose::Unimportant, Part::History, IoOp::Truncate { length: 0 });
+        let name = self.cfg.name(node).to_string();
+        self.notice(super::notice::Notice::ResyncFinished { peer: name, position: position.0 });
+        if self.peers[node.0 as usize].session() != Some(session) {
+            return;
+        }
+        let Some(target) = self.peers[node.0 as usize].target_mut() else { return };
+        let TargetStage::Resync(resync) = std::mem::replace(&mut target.stage, TargetStage::Stream) else { return };
+        let rest: Vec<Record> = resync
+            .incoming
+            .into_iter()
+            .filter_map(|w| match w {
+                Work::Record(record) => Some(record),
+                _ => None,
+            })
+            .collect();
+        if !rest.is_empty() {
+            target.deferred.push_back(rest);
+        }
+        self.send(node, session, PeerMsg::ResyncDone { position });
+        self.poll_target(node);
+    }
+}

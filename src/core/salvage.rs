@@ -1,0 +1,138 @@
+//! Setting orphaned writes aside before anything ends them (contract 5, R4): the contents of every block that this
+//! replica changed since the fork, as it has them, in a numbered salvage file.
+
+use super::api::*;
+use super::bitmap::Chain;
+use super::dirty::DirtySet;
+use super::node::{Node, Purpose};
+use super::notice::Notice;
+use super::types::*;
+use super::view::ViewRead;
+use crate::format::batch::TermRef;
+
+/// Contents taken in one step.
+const STEP_BYTES: u64 = 1 << 20;
+
+/// A salvage being written.
+#[derive(Debug)]
+pub struct SetAside {
+    left: DirtySet,
+    /// All of it, for the resync that may follow.
+    pub changed: Vec<Extent>,
+    stream: u128,
+    term: TermRef,
+    chain: Chain,
+    reading: Option<ViewRead>,
+    bytes: u64,
+    records: u64,
+}
+
+impl Node {
+    /// What this node changed after `fork`, if it still knows (R4): from its log, or from the bits that it keeps for the peer.
+    pub(super) fn changed_since(&self, node: NodeId, fork: Lsn) -> Option<DirtySet> {
+        let mut changed = DirtySet::new(&self.volume_sizes());
+        self.log.extents_after(fork).for_each(|(_, e)| changed.add(e));
+        if self.log.from() > fork.next() {
+            let bitmap = &self.bitmaps[node.0 as usize];
+            if bitmap.from > fork {
+                return None;
+            }
+            changed.add_all(&bitmap.bits);
+        }
+        Some(changed)
+    }
+
+    pub(super) fn begin_set_aside(
+        &mut self,
+        node: NodeId,
+        session: SessionId,
+        fork: Lsn,
+        changed: DirtySet,
+    ) -> SetAside {
+        let stream = self.draw_id();
+        let term = self
+            .lineage
+            .last()
+            .map_or(TermRef { number: 0, id: TermId(0) }, |t| TermRef { number: t.number, id: t.id });
+        let mut aside = SetAside {
+            changed: changed.extents().collect(),
+            left: changed,
+            stream,
+            term,
+            chain: Chain::start(stream),
+            reading: None,
+            bytes: 0,
+            records: self.log.end().0 - fork.0,
+        };
+        self.read_orphans(node, session, &mut aside);
+        aside
+    }
+
+    fn read_orphans(&mut self, node: NodeId, session: SessionId, aside: &mut SetAside) {
+        let Some(extent) = aside.left.next((VolumeId(0), 0), STEP_BYTES) else { return };
+        aside.left.remove(extent);
+        let (read, parts) = ViewRead::start(&self.overlay, extent);
+        let done = read.is_done();
+        aside.reading = Some(read);
+        for (part, offset, length) in parts {
+            let purpose = Purpose::SalvageRead { peer: node, session, part };
+            self.io(purpose, Part::Store(extent.volume), IoOp::Read { offset, length });
+        }
+        if done {
+            self.write_orphans(node, session, aside);
+        }
+    }
+
+    fn write_orphans(&mut self, node: NodeId, session: SessionId, aside: &mut SetAside) {
+        let Some(read) = aside.reading.take() else { return };
+        aside.bytes += read.extent.length;
+        let offset = aside.chain.address;
+        let bufs = aside.chain.append(aside.stream, aside.term, &mut read.into_records());
+        let part = Part::Salvage(self.next_salvage);
+        self.io(Purpose::SalvageWrite { peer: node, session }, part, IoOp::Write { offset, bufs, sync: true });
+    }
+
+    pub(super) fn salvage_read(
+        &mut self,
+        node: NodeId,
+        session: SessionId,
+        part: usize,
+        result: Result<IoData, IoError>,
+    ) {
+        let Some(mut aside) = self.take_aside(node, session) else { return };
+        match result {
+            Ok(IoData::Bytes(payload)) => {
+                if let Some(read) = &mut aside.reading {
+                    read.fill(part, payload);
+                    if read.is_done() {
+                        self.write_orphans(node, session, &mut aside);
+                    }
+                }
+                self.put_aside(node, aside);
+            }
+            other => self.salvage_failed(node, other.err().map_or(5, |e| e.errno)),
+        }
+    }
+
+    pub(super) fn salvage_written(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
+        let Some(mut aside) = self.take_aside(node, session) else { return };
+        if let Err(error) = result {
+            return self.salvage_failed(node, error.errno);
+        }
+        if !aside.left.is_empty() {
+            self.read_orphans(node, session, &mut aside);
+            return self.put_aside(node, aside);
+        }
+        let salvage = self.next_salvage;
+        self.next_salvage += 1;
+        self.notice(Notice::OrphansSetAside { records: aside.records, bytes: aside.bytes, salvage });
+        self.orphans_are_safe(node, session, aside.changed);
+    }
+
+    fn salvage_failed(&mut self, node: NodeId, errno: i32) {
+        let part = format!("salvage {}", self.next_salvage);
+        self.notice(Notice::StorageFailed { part, errno });
+        let why = format!("orphaned writes could not be set aside (errno {errno}): make room in the node's dir");
+        self.refuse(node, why);
+    }
+}
