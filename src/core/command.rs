@@ -38,7 +38,7 @@ impl Node {
             Command::Switchover { to } => self.begin_switchover(id, &to),
             Command::Connect { peer } => self.connect(id, &peer),
             Command::Disconnect { peer, force } => self.disconnect(id, &peer, force),
-            Command::Verify { .. } => Err(Refusal::Busy { what: "verify is not served by this version" }),
+            Command::Verify { repair } => self.begin_verify(id, repair),
         };
         if let Err(refusal) = begun {
             self.act(Action::CommandDone { id, result: Err(refusal) });

@@ -220,9 +220,8 @@ impl Node {
             PeerMsg::ResyncData { records, sent_bytes } => self.contents_came(node, records, sent_bytes),
             PeerMsg::ResyncEnd { base, until } => self.contents_ended(node, base, until),
             PeerMsg::ResyncDone { position } => self.resync_done(node, position),
-            PeerMsg::VerifyAsk { .. } | PeerMsg::VerifyAnswer { .. } => {
-                self.close_link(node, "a message that has no place here", true)
-            }
+            PeerMsg::VerifyAsk { id, extent, crcs, chunk: _ } => self.question_deferred(node, id, extent, crcs),
+            PeerMsg::VerifyAnswer { id, differing, retry } => self.verify_answered(node, id, differing, retry),
         }
     }
 
@@ -341,6 +340,7 @@ impl Source {
             until: Lsn(0),
             resync_sent: 0,
             resync_acked: 0,
+            marks: VecDeque::new(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             told_flush: Lsn(0),

@@ -30,6 +30,7 @@ pub mod superblock;
 mod target;
 mod times;
 pub mod types;
+mod verify;
 mod view;
 
 pub use api::*;

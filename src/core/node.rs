@@ -69,6 +69,17 @@ pub(super) enum Purpose {
         peer: NodeId,
         session: SessionId,
     },
+    /// A chunk that is compared, here and on the passive.
+    Verify {
+        job: u64,
+        part: usize,
+    },
+    Question {
+        peer: NodeId,
+        session: SessionId,
+        id: u64,
+        part: usize,
+    },
     SalvageRead {
         peer: NodeId,
         session: SessionId,
@@ -124,6 +135,8 @@ pub struct Node {
     /// I/Os of a resync that are under way: a rollback waits for them.
     pub(super) resync_ios: u64,
     pub(super) history_stream: u128,
+    pub(super) verify: Option<super::verify::Verify>,
+    pub(super) verify_jobs: u64,
     pub(super) ids_drawn: u64,
     purposes: BTreeMap<IoId, Purpose>,
     next_io: u64,
@@ -162,6 +175,8 @@ impl Node {
             rollback: None,
             resync_ios: 0,
             history_stream: sb.history_stream,
+            verify: None,
+            verify_jobs: 0,
             ids_drawn: 0,
             purposes: BTreeMap::new(),
             next_io: 0,
@@ -201,6 +216,7 @@ impl Node {
         self.poll_operation();
         self.poll_links();
         self.poll_clients();
+        self.poll_verify();
         self.accept_times.mark(self.now, self.log.end());
         self.advance();
         self.poll_charter();
@@ -320,6 +336,8 @@ impl Node {
             Purpose::ApplyWrite => self.apply_written(result),
             Purpose::ApplyFlush => self.apply_flushed(result),
             Purpose::Feed { peer, session, from } => self.feed_read(peer, session, from, result),
+            Purpose::Verify { job, part } => self.verify_read(job, part, result),
+            Purpose::Question { peer, session, id, part } => self.question_read(peer, session, id, part, result),
             Purpose::Bitmap => self.bitmap_written(result),
             Purpose::Unimportant => {}
             Purpose::RollbackHeader => self.rollback_header(result),

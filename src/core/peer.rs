@@ -1,9 +1,11 @@
 //! What this node knows of each other node: the link, and the positions that its acknowledgements prove.
 
+use super::api::PeerMsg;
 use super::hello::Hello;
 use super::resync_source::ResyncSource;
 use super::resync_target::ResyncTarget;
 use super::types::*;
+use super::verify::Question;
 use std::collections::VecDeque;
 
 /// One other node of the resource.
@@ -66,6 +68,8 @@ pub struct Source {
     /// Contents sent and acknowledged in this session, in bytes.
     pub resync_sent: u64,
     pub resync_acked: u64,
+    /// Messages that go into the stream right after a record, in order.
+    pub marks: VecDeque<(Lsn, PeerMsg)>,
     /// Frames sent and not yet acknowledged: last record and bytes of each.
     pub in_flight: VecDeque<(Lsn, u64)>,
     pub in_flight_bytes: u64,
@@ -100,7 +104,16 @@ pub struct Target {
     /// The active's newest record.
     pub accepted: Lsn,
     /// Frames that wait for room in memory; not acknowledged.
-    pub deferred: VecDeque<Vec<Record>>,
+    pub deferred: VecDeque<Deferred>,
+    /// Chunks that the active wants compared.
+    pub questions: Vec<Question>,
+}
+
+/// What waits for its turn in the stream.
+#[derive(Debug)]
+pub enum Deferred {
+    Records(Vec<Record>),
+    Question { id: u64, extent: Extent, crcs: Vec<u32> },
 }
 
 #[derive(Debug)]

@@ -391,7 +391,7 @@ impl Node {
             })
             .collect();
         if !rest.is_empty() {
-            target.deferred.push_back(rest);
+            target.deferred.push_back(super::peer::Deferred::Records(rest));
         }
         self.send(node, session, PeerMsg::ResyncDone { position });
         self.poll_target(node);

@@ -101,6 +101,12 @@ impl Node {
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;
         let Feed::Stream { next, reading: false } = source.feed else { return false };
+        if source.marks.front().is_some_and(|(after, _)| *after < next)
+            && let Some((_, message)) = source.marks.pop_front()
+        {
+            self.send(node, session, message);
+            return true;
+        }
         if next > watermarks.accepted {
             // Nothing to send: but somebody may wait for a flush of what was sent before.
             let untold = source.told_flush < watermarks.flush_to;
@@ -114,7 +120,9 @@ impl Node {
             return false;
         }
         if self.overlay.first().is_some_and(|first| first <= next) {
-            let records = frame(self.overlay.records_from(next).cloned());
+            // A mark stands right after its record: what follows goes into another frame.
+            let last = source.marks.front().map_or(Lsn(u64::MAX), |(after, _)| *after);
+            let records = frame(self.overlay.records_from(next).take_while(|r| r.lsn <= last).cloned());
             self.send_records(node, records);
             return true;
         }
@@ -161,7 +169,8 @@ impl Node {
         };
         match records {
             Some(mut records) => {
-                records.retain(|r| r.lsn >= from);
+                let mark = self.peers[node.0 as usize].source_mut().and_then(|s| s.marks.front().map(|m| m.0));
+                records.retain(|r| r.lsn >= from && mark.is_none_or(|last| r.lsn <= last));
                 self.send_records(node, records);
             }
             None => self.close_link(node, "a record could not be read back from the log", true),

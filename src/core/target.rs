@@ -6,7 +6,7 @@ use super::hello::Hello;
 use super::lineage::{Lineage, Relation};
 use super::node::Node;
 use super::notice::Notice;
-use super::peer::{Link, Target, TargetStage};
+use super::peer::{Deferred, Link, Target, TargetStage};
 use super::resync_target::ResyncTarget;
 use super::salvage::SetAside;
 use super::superblock::Then;
@@ -60,6 +60,7 @@ impl Node {
             told: (Lsn(0), Lsn(0), Lsn(0), 0, 0),
             accepted: hello.received,
             deferred: VecDeque::new(),
+            questions: Vec::new(),
         };
         self.link_stands(node, Link::Target(Box::new(target)));
         self.may_resume = false;
@@ -273,7 +274,7 @@ impl Node {
             TargetStage::Preparing(_) if records.is_empty() => return,
             TargetStage::Preparing(_) => return self.close_link(node, "records before Ready", true),
             TargetStage::Stream if records.is_empty() => {}
-            TargetStage::Stream => target.deferred.push_back(records),
+            TargetStage::Stream => target.deferred.push_back(Deferred::Records(records)),
             TargetStage::Resync(resync) => resync.take_records(records),
         }
         self.committed = self.committed.max(watermarks.committed);
@@ -305,7 +306,15 @@ impl Node {
             if full || target.deferred.is_empty() {
                 break;
             }
-            for record in target.deferred.pop_front().into_iter().flatten() {
+            let records = match target.deferred.pop_front() {
+                Some(Deferred::Records(records)) => records,
+                Some(Deferred::Question { id, extent, crcs }) => {
+                    self.question_came(node, id, extent, crcs);
+                    continue;
+                }
+                None => break,
+            };
+            for record in records {
                 if record.lsn != self.log.end().next() {
                     return self.close_link(node, "records out of order", true);
                 }
@@ -314,6 +323,17 @@ impl Node {
         }
         let wanted = self.flush_to.min(self.log.end());
         self.log.want_durable(wanted);
+    }
+
+    /// A question waits until the records before it have been taken in.
+    pub(super) fn question_deferred(&mut self, node: NodeId, id: u64, extent: Extent, crcs: Vec<u32>) {
+        match self.peers[node.0 as usize].target_mut() {
+            Some(target) if matches!(target.stage, TargetStage::Stream) => {
+                target.deferred.push_back(Deferred::Question { id, extent, crcs });
+                self.poll_target(node);
+            }
+            _ => self.close_link(node, "a question outside the stream", true),
+        }
     }
 
     /// Where this node stands; what an idle passive tells another.

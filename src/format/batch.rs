@@ -210,7 +210,7 @@ pub fn metas(records: &[Record]) -> Vec<RecordMeta> {
 /// 4096): the caller has built it wrongly, and the log must not be written so.
 pub fn encode(fields: &BatchFields, records: &[Record]) -> (Payload, u32) {
     assert!((1..=MAX_RECORDS).contains(&records.len()), "{} records in a batch", records.len());
-    assert!(fields.address % BLOCK as u64 == 0, "address {} of a batch", fields.address);
+    assert!(fields.address.is_multiple_of(BLOCK as u64), "address {} of a batch", fields.address);
     let payload_bytes = batch_bytes(records) - BLOCK as u64;
     assert!(payload_bytes <= MAX_PAYLOAD_BYTES, "{payload_bytes} payload bytes in a batch");
 
@@ -296,7 +296,7 @@ fn header_of(block: &[u8]) -> Result<BatchHeader, BatchError> {
         return Err(BatchError::Count { count });
     }
     let (address, first) = (fields.address, fields.first.0);
-    if address % BLOCK as u64 != 0 || address > u64::MAX - MAX_BATCH_BYTES {
+    if !address.is_multiple_of(BLOCK as u64) || address > u64::MAX - MAX_BATCH_BYTES {
         return Err(BatchError::Address { address });
     }
     // One more than the last lsn is the next one to expect, and must exist too.

@@ -10,8 +10,8 @@ use crate::core::{IoError, Lsn};
 use bincode::{Decode, Encode};
 use std::ops::Range;
 
-/// Smallest ring: so small a one stalls often, but always takes a batch of any length.
-pub const MIN_RING_BYTES: u64 = 4 * MAX_BATCH_BYTES;
+/// Smallest ring: an empty one has room for any batch, wherever the chain stands.
+pub const MIN_RING_BYTES: u64 = 2 * MAX_BATCH_BYTES;
 
 /// Bytes read at once while walking and probing.
 const CHUNK: u64 = 1 << 20;
@@ -238,7 +238,8 @@ impl Walk {
             limit: from.address.saturating_add(geometry.size),
             next: from.address,
             prev_crc: from.prev_crc,
-            expected: from.first,
+            // Lsns begin at 1.
+            expected: from.first.max(Lsn(1)),
             term: None,
             durable: Lsn(0),
             torn: None,
@@ -252,11 +253,9 @@ impl Walk {
     where
         R: FnMut(u64, u64) -> Result<Payload, IoError>,
     {
-        if self.geometry.size == 0 {
-            return Ok(None);
-        }
         let lap = self.next.checked_next_multiple_of(self.geometry.size).filter(|lap| *lap != self.next);
         for address in [Some(self.next), lap].into_iter().flatten() {
+            // An empty ring ends here: its limit is its start.
             if address >= self.limit || !self.geometry.fits(address, BLOCK as u64) {
                 continue;
             }

@@ -35,7 +35,7 @@ mod at {
 const _: () = assert!(at::VERSION == at::MAGIC + MAGIC.len() && at::RESERVED == at::VERSION + 2);
 const _: () = assert!(at::CRC == at::RESERVED + 2 && at::BODY_BYTES == at::CRC + 4);
 const _: () = assert!(at::RESERVED_2 == at::BODY_BYTES + 4 && at::BODY > at::RESERVED_2);
-const _: () = assert!(SLOT_BYTES % BLOCK == 0 && 2 * SLOT_BYTES as u64 == RING_START);
+const _: () = assert!(SLOT_BYTES.is_multiple_of(BLOCK) && 2 * SLOT_BYTES as u64 == RING_START);
 const _: () = assert!(MAX_LINEAGE * 32 < SLOT_BYTES / 2);
 
 fn bincode_config() -> impl bincode::config::Config {
@@ -43,7 +43,7 @@ fn bincode_config() -> impl bincode::config::Config {
 }
 
 /// What a node must know to start again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Superblock {
     /// Counts the writes of superblocks: the newer slot has the larger one. Stays the body's first field in every version.
     pub sequence: u64,
