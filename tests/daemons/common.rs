@@ -1,6 +1,5 @@
 //! The harness of the tests with real daemons: a cluster whose failures are test failures, with everything that the daemons
 //! said; writers in threads; and the check of what they were promised.
-#![allow(dead_code)] // Each test file is a crate of its own and uses its part of this.
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;

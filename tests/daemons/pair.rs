@@ -1,8 +1,6 @@
 //! Two nodes: what was promised to a client is there after either of them was killed, at any moment.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use std::time::Duration;
 use understudy::core::Command;
 use understudy::demo::oracle::Promise;
