@@ -11,3 +11,4 @@ pub mod demo;
 pub mod format;
 pub mod nbd;
 pub mod nbd_client;
+pub mod sim;

@@ -42,6 +42,10 @@ pub(super) enum Purpose {
         read: u64,
         slot: usize,
     },
+    /// Where the store holds data, for a client.
+    Map {
+        map: u64,
+    },
     ApplyWrite,
     /// A list that must be durable before the ring drops records (B1).
     Bitmap,
@@ -160,7 +164,7 @@ impl Node {
             overlay,
             store: Store::new(sb.checkpoint, now),
             clients: Clients::new(cfg.volumes.len()),
-            peers: cfg.nodes.iter().map(|_| Peer::new()).collect(),
+            peers: cfg.nodes.iter().map(|_| Peer::default()).collect(),
             operation: None,
             fault: None,
             suspended: false,
@@ -333,6 +337,7 @@ impl Node {
             }
             Purpose::Super => self.superblock_written(result),
             Purpose::Read { read, slot } => self.read_done(read, slot, result),
+            Purpose::Map { map } => self.map_read(map, result),
             Purpose::ApplyWrite => self.apply_written(result),
             Purpose::ApplyFlush => self.apply_flushed(result),
             Purpose::Feed { peer, session, from } => self.feed_read(peer, session, from, result),

@@ -1,0 +1,275 @@
+//! What goes wrong: processes and machines, links and disks; and the looks at what a node would be if it were all that is
+//! left.
+
+use super::brain::Brain;
+use super::disk::{Blocking, Class, DiskMood};
+use super::invariants::{Violation, alone, broken};
+use super::plan::{Trouble, name};
+use super::truth::Pos;
+use super::world::{Happening, World};
+use crate::core::{Command, NodeId};
+
+impl<B: Brain> World<B> {
+    /// One trouble, drawn from the seed's mix; now and then a look at a copy of a disk, and at the resource as a whole.
+    pub(super) fn trouble(&mut self) -> Result<(), Violation> {
+        if !self.storm {
+            return Ok(());
+        }
+        let pause = 1 + self.rng.around(self.plan.trouble_us);
+        self.later(pause, Happening::Trouble);
+        let all: Vec<NodeId> = self.nodes().collect();
+        if self.rng.per_mille(self.plan.inspect_per_mille) {
+            let node = self.rng.pick(&all);
+            self.inspect(node)?;
+        }
+        if self.rng.per_mille(400) {
+            let force = self.rng.per_mille(200);
+            self.steward(force)?;
+        }
+        let total: u64 = self.plan.troubles.iter().map(|(_, w)| w).sum();
+        let mut at = self.rng.below(total);
+        let drawn = self.plan.troubles.iter().find(|(_, weight)| {
+            let found = at < *weight;
+            at = at.saturating_sub(*weight);
+            found
+        });
+        let Some((trouble, _)) = drawn.copied() else { return Ok(()) };
+        let node = self.rng.pick(&all);
+        let others: Vec<NodeId> = all.into_iter().filter(|n| *n != node).collect();
+        let other = self.rng.pick(&others);
+        self.counts.one(&format!("trouble {trouble:?}"));
+        self.say(|| format!("!! {trouble:?} {} {}", name(node.0 as usize), name(other.0 as usize)));
+        self.strike(trouble, node, other)
+    }
+
+    fn strike(&mut self, trouble: Trouble, node: NodeId, other: NodeId) -> Result<(), Violation> {
+        match trouble {
+            Trouble::Crash => self.crash(node, false),
+            Trouble::PowerCut => self.crash(node, true),
+            Trouble::PowerCutAll => self.nodes().for_each(|n| self.crash(n, true)),
+            Trouble::Freeze => self.freeze(node),
+            Trouble::Cut => {
+                let due = self.net.cut(self.now, node, other, &mut self.rng);
+                self.deliver_later(due);
+            }
+            Trouble::Partition | Trouble::OneWay | Trouble::Hang | Trouble::SlowLink => self.impair_link(trouble, node, other),
+            Trouble::ReadErrors
+            | Trouble::WriteErrors
+            | Trouble::FlushErrors
+            | Trouble::SlowDisk
+            | Trouble::FullDisk => self.impair_disk(trouble, node),
+            Trouble::Promote => return self.order(node, Command::Promote { force: false, off: Vec::new() }),
+            Trouble::Force => return self.force(node),
+            Trouble::Demote => {
+                let force = self.rng.coin();
+                return self.order(node, Command::Demote { force });
+            }
+            Trouble::Switchover => return self.switch_over(other),
+            Trouble::Connect => return self.order(node, Command::Connect { peer: name(other.0 as usize) }),
+            Trouble::Disconnect => {
+                let force = self.rng.coin();
+                return self.order(node, Command::Disconnect { peer: name(other.0 as usize), force });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever serves is told to hand over.
+    fn switch_over(&mut self, to: NodeId) -> Result<(), Violation> {
+        match self.nodes().find(|n| self.slots[n.0 as usize].serves()) {
+            Some(active) => self.order(active, Command::Switchover { to: name(to.0 as usize) }),
+            None => Ok(()),
+        }
+    }
+
+    fn impair_link(&mut self, trouble: Trouble, a: NodeId, b: NodeId) {
+        match trouble {
+            Trouble::Partition => [(a, b), (b, a)].into_iter().for_each(|(x, y)| self.net.block(x, y)),
+            Trouble::OneWay => self.net.block(a, b),
+            Trouble::Hang => self.net.hang(a, b),
+            _ => {
+                let times = self.rng.pick(&[10, 100]);
+                self.net.slow_down(a, b, times);
+            }
+        }
+        let length = self.rng.around(1_500_000);
+        self.later(length, Happening::Mend { a, b });
+    }
+
+    pub(super) fn mend(&mut self, a: NodeId, b: NodeId) {
+        let due = self.net.mend(a, b, &mut self.rng);
+        self.deliver_later(due);
+    }
+
+    fn impair_disk(&mut self, trouble: Trouble, node: NodeId) {
+        let only = self.rng.pick(&[None, Some(Class::Log), Some(Class::Store), Some(Class::Growing)]);
+        let ppm = self.rng.pick(&[1_000, 20_000, 500_000]);
+        let slow = self.rng.pick(&[5, 50]);
+        let calm = self.plan.disk.clone();
+        let mood = match trouble {
+            Trouble::ReadErrors => DiskMood { read_error_ppm: ppm, only, ..calm },
+            Trouble::WriteErrors => DiskMood { write_error_ppm: ppm, only, ..calm },
+            Trouble::FlushErrors => DiskMood { flush_error_ppm: ppm, only, ..calm },
+            Trouble::FullDisk => DiskMood { full: true, ..calm },
+            _ => DiskMood { slow, ..calm },
+        };
+        let slot = self.slot(node);
+        slot.impaired = true;
+        slot.disk.mood = mood;
+        let length = self.rng.around(500_000);
+        self.later(length, Happening::DiskWell { node });
+    }
+
+    fn freeze(&mut self, node: NodeId) {
+        let slot = self.slot(node);
+        if slot.brain.is_none() || slot.frozen.is_some() {
+            return;
+        }
+        slot.frozen = Some(Vec::new());
+        slot.isolation.note(0, true);
+        let length = self.rng.around(1_500_000);
+        self.later(length, Happening::Thaw { node });
+    }
+
+    /// A stopped process goes on, and finds everything that came meanwhile.
+    pub(super) fn thaw(&mut self, node: NodeId) -> Result<(), Violation> {
+        let Some(inbox) = self.slot(node).frozen.take() else { return Ok(()) };
+        self.slot(node).poll_at = None;
+        inbox.into_iter().try_for_each(|event| self.handle(node, event))?;
+        self.poll(node)
+    }
+
+    /// The process ends, or the machine loses its power; it comes back after a while.
+    pub(super) fn crash(&mut self, node: NodeId, power: bool) {
+        if self.slots[node.0 as usize].brain.is_none() {
+            return;
+        }
+        self.stop(node, power);
+        let length = self.rng.around(800_000);
+        self.later(length, Happening::Restart { node });
+    }
+
+    pub(super) fn stop(&mut self, node: NodeId, power: bool) {
+        let boot = self.rng.next_u128();
+        let slot = &mut self.slots[node.0 as usize];
+        // What a passive had in memory is gone; what the active had completed was written.
+        let was_active = slot.client.as_ref().is_some_and(|c| c.live);
+        match power {
+            true => slot.disk.power_cut(&mut self.rng),
+            false => slot.disk.process_crash(&mut self.rng),
+        }
+        slot.brain = None;
+        slot.life += 1;
+        slot.incarnation = 0;
+        slot.frozen = None;
+        slot.poll_at = None;
+        slot.client = None;
+        slot.members.clear();
+        slot.isolation.note(0, true);
+        if power {
+            slot.boot = boot;
+        }
+        if power || !was_active {
+            self.durability.forgot(node);
+        }
+        self.orders.forget(node);
+        self.release_held();
+        let due = self.net.gone(self.now, node, power, &mut self.rng);
+        self.deliver_later(due);
+    }
+
+    pub(super) fn restart(&mut self, node: NodeId) -> Result<(), Violation> {
+        if self.slots[node.0 as usize].brain.is_some() {
+            return Ok(());
+        }
+        let others: Vec<NodeId> = self.nodes().filter(|n| *n != node).collect();
+        if self.slots[node.0 as usize].held {
+            self.later(50_000, Happening::Restart { node });
+            return Ok(());
+        }
+        if self.slots[node.0 as usize].unaware {
+            // Whoever was given up is brought back with its links mended, so that it hears of it.
+            others.into_iter().for_each(|n| self.mend(node, n));
+        }
+        self.start(node)
+    }
+
+    /// Recovers a node's disk, and starts a process on it. Sometimes the machine goes down again in the middle of that.
+    pub fn start(&mut self, node: NodeId) -> Result<(), Violation> {
+        let incarnation = self.rng.next_u128();
+        let calls = (self.storm && self.now > 0 && self.rng.per_mille(100)).then(|| self.rng.below(40));
+        let slot = &mut self.slots[node.0 as usize];
+        let config = self.plan.config(node, incarnation, slot.boot);
+        let clock = slot.clock(self.now);
+        match B::start(config, &mut Blocking { disk: &mut slot.disk, calls }, clock) {
+            Ok(brain) => slot.brain = Some(brain),
+            Err(_) if calls.is_some() => {
+                slot.disk.power_cut(&mut self.rng);
+                self.durability.forgot(node);
+                self.counts.one("recoveries cut short");
+                self.later(10_000, Happening::Restart { node });
+                return Ok(());
+            }
+            Err(error) => {
+                let who = name(node.0 as usize);
+                return Err(broken("2 a valid image", format!("{who} cannot start from what it left: {error}")));
+            }
+        }
+        slot.incarnation = incarnation;
+        slot.life += 1;
+        slot.impaired = false;
+        self.counts.one("starts");
+        self.check_start(node)?;
+        self.poll(node)
+    }
+
+    /// What a restarted node recovered holds what it owes.
+    fn check_start(&mut self, node: NodeId) -> Result<(), Violation> {
+        let Some(brain) = &self.slots[node.0 as usize].brain else { return Ok(()) };
+        self.truth.learn(brain.lineage()).map_err(|e| broken("4 records", e))?;
+        let Some(owed) = self.durability.kept(node) else { return Ok(()) };
+        let at = brain.lineage().last().map(|t| Pos { term: t.id, lsn: brain.marks().accepted });
+        if at.is_none_or(|at| !self.truth.contains(at, owed)) {
+            let who = name(node.0 as usize);
+            return Err(broken("1 durability", format!("{who} recovered up to {at:?}, and owes {owed:?}")));
+        }
+        Ok(())
+    }
+
+    /// Brings up a copy of a node's disk, as it would be after a power cut or the end of the process now.
+    pub(super) fn inspect(&mut self, node: NodeId) -> Result<(), Violation> {
+        let mut rng = self.rng.fork();
+        let slot = &self.slots[node.0 as usize];
+        let mut disk = slot.disk.clone();
+        let power = rng.per_mille(700);
+        match power {
+            true => disk.power_cut(&mut rng),
+            false => disk.process_crash(&mut rng),
+        }
+        disk.mood = self.plan.disk.clone();
+        let config = self.plan.config(node, rng.next_u128(), rng.next_u128());
+        let lineage = slot.brain.as_ref().map(|b| b.lineage().to_vec()).unwrap_or_default();
+        let reported = slot.brain.as_ref().and_then(|b| Some(Pos { term: b.lineage().last()?.id, lsn: b.marks().durable }));
+        let survives = !power && slot.client.as_ref().is_some_and(|c| c.live);
+        let owed = if survives { self.durability.kept(node) } else { self.durability.durable(node) };
+        self.counts.one("images looked at");
+        let with_name = |v: Violation| broken(v.invariant, format!("a copy of {}: {}", name(node.0 as usize), v.detail));
+        match alone::bring_up::<B>(config, disk, rng).map_err(with_name)? {
+            alone::Outcome::Serves { lineage: found, at, blocks } => {
+                // On its way to another lineage it may already have ended what it had reported in the old one.
+                let moved_on = found.iter().any(|t| !lineage.iter().any(|l| l.id == t.id));
+                let least: Vec<Pos> = owed.into_iter().chain(reported.filter(|_| !moved_on)).collect();
+                self.truth.learn(&found).map_err(|e| broken("4 records", e))?;
+                alone::check_image(&found, at, &blocks, &least, &self.truth).map_err(with_name)
+            }
+            alone::Outcome::Refused(why) if owed.is_none() => {
+                self.counts.one("images refused");
+                self.say(|| format!("a copy of {} refused to serve: {why}", name(node.0 as usize)));
+                Ok(())
+            }
+            alone::Outcome::Refused(why) => {
+                Err(with_name(broken("2 a valid image", format!("it refused to serve, and owes {owed:?}: {why}"))))
+            }
+        }
+    }
+}

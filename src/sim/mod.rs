@@ -1,0 +1,22 @@
+//! The deterministic simulator: the real core in a world that is made of one seed, with everything going wrong.
+//!
+//! [`run`] plays one seed. [`world`] holds the nodes, the queue of what is to happen and the way events go in and actions
+//! come out; [`disk`] and [`net`] are what the nodes stand on; [`client`] asks and judges the answers; [`chaos`] breaks
+//! things and [`operator`] gives commands at bad moments; [`healing`] mends all and demands progress; [`truth`] knows what
+//! really happened, and [`invariants`] what must hold.
+
+pub mod brain;
+pub mod chaos;
+pub mod client;
+pub mod disk;
+pub mod healing;
+pub mod invariants;
+pub mod net;
+pub mod operator;
+pub mod plan;
+pub mod report;
+pub mod rng;
+pub mod run;
+pub mod slot;
+pub mod truth;
+pub mod world;

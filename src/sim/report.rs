@@ -1,0 +1,66 @@
+//! What was seen: counts, so that one that stays at zero is noticed, and the trace of a run.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+/// Counts by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts(BTreeMap<String, u64>);
+
+impl Counts {
+    pub fn add(&mut self, name: &str, n: u64) {
+        match self.0.get_mut(name) {
+            Some(count) => *count += n,
+            None => {
+                self.0.insert(name.into(), n);
+            }
+        }
+    }
+
+    pub fn one(&mut self, name: &str) {
+        self.add(name, 1);
+    }
+
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// Adds all of another's.
+    pub fn merge(&mut self, other: &Counts) {
+        other.0.iter().for_each(|(name, n)| self.add(name, *n));
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(name, n)| writeln!(f, "  {n:>12}  {name}"))
+    }
+}
+
+/// What happened, line by line: the newest lines are kept, or all are printed.
+#[derive(Debug)]
+pub struct Trace {
+    pub print: bool,
+    lines: VecDeque<String>,
+    keep: usize,
+}
+
+impl Trace {
+    pub fn new(print: bool, keep: usize) -> Trace {
+        Trace { print, lines: VecDeque::new(), keep }
+    }
+
+    pub fn line(&mut self, line: String) {
+        if self.print {
+            println!("{line}");
+        }
+        if self.lines.len() == self.keep {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().map(String::as_str)
+    }
+}

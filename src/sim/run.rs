@@ -1,0 +1,58 @@
+//! Plays one seed from its beginning to its end.
+
+use super::brain::Brain;
+use super::invariants::{Violation, broken};
+use super::plan::{Plan, Scope};
+use super::report::{Counts, Trace};
+use super::rng::Rng;
+use super::world::World;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+thread_local! {
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// What came of a seed.
+#[derive(Debug)]
+pub struct Played {
+    pub seed: u64,
+    pub result: Result<(), Violation>,
+    pub digest: u64,
+    pub counts: Counts,
+    /// Simulated µs.
+    pub time_us: u64,
+    /// The newest lines of the trace, where one was asked for.
+    pub tail: Vec<String>,
+}
+
+/// Lets panics be reported with their place, as violations; call it once.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        PANIC.with_borrow_mut(|text| *text = info.to_string());
+    }));
+}
+
+/// Plays a seed. With `keep` the newest lines of its trace are kept; with `print` all are printed.
+pub fn play<B: Brain>(seed: u64, scope: Scope, keep: usize, print: bool) -> Played {
+    let plan = Plan::draw(&mut Rng::new(seed), scope);
+    let mut trace = (keep > 0 || print).then(|| Trace::new(print, keep.max(1)));
+    if let Some(trace) = &mut trace {
+        trace.line(format!("{plan:?}"));
+    }
+    let mut world = match World::<B>::new(seed, plan, trace) {
+        Ok(world) => world,
+        Err(violation) => {
+            return Played { seed, result: Err(violation), digest: 0, counts: Counts::default(), time_us: 0, tail: Vec::new() };
+        }
+    };
+    let storm = world.plan.storm_us;
+    // Nothing of the world is used after a panic but its counts and its trace.
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        world.run_until(storm)?;
+        world.heal()
+    }));
+    let result = played.unwrap_or_else(|_| Err(broken("0 panic", PANIC.with_borrow(Clone::clone))));
+    let tail = world.trace.iter().flat_map(|t| t.lines().map(String::from)).collect();
+    Played { seed, result, digest: world.digest(), counts: world.counts.clone(), time_us: world.now, tail }
+}

@@ -1,0 +1,544 @@
+//! The world of one seed: what is to happen, in order, and how events go into nodes and actions come out.
+
+use super::brain::Brain;
+use super::client::Client;
+use super::disk::SimDisk;
+use super::invariants::durability::Durability;
+use super::invariants::{Violation, broken, order, records};
+use super::net::{Due, Lane, Net};
+use super::operator::Orders;
+use super::plan::{Plan, name};
+use super::report::{Counts, Trace};
+use super::rng::Rng;
+use super::slot::Slot;
+use super::truth::{Pos, Truth};
+use crate::core::notice::Notice;
+use crate::core::{Action, Event, NodeId, Part, PeerMsg, ReqId, TermId, VolumeId};
+use std::collections::BTreeMap;
+
+/// Polls without any progress of time after which a node is held to spin.
+const SPIN: u64 = 2000;
+
+/// Something that is to happen.
+#[derive(Clone, Copy, Debug)]
+pub enum Happening {
+    Io { node: NodeId, token: u64 },
+    Deliver(Lane),
+    Dialed { from: NodeId, to: NodeId, life: u64 },
+    DialFailed { from: NodeId, to: NodeId, life: u64 },
+    Poll { node: NodeId, life: u64 },
+    Ask { node: NodeId, life: u64, term: TermId },
+    Trouble,
+    Restart { node: NodeId },
+    Thaw { node: NodeId },
+    Mend { a: NodeId, b: NodeId },
+    DiskWell { node: NodeId },
+}
+
+/// See the module.
+pub struct World<B> {
+    pub plan: Plan,
+    pub rng: Rng,
+    /// µs since the beginning.
+    pub now: u64,
+    queue: BTreeMap<(u64, u64), Happening>,
+    next_order: u64,
+    pub slots: Vec<Slot<B>>,
+    pub net: Net,
+    pub truth: Truth,
+    pub durability: Durability,
+    pub orders: Orders,
+    pub counts: Counts,
+    pub trace: Option<Trace>,
+    /// Faults and commands go on.
+    pub storm: bool,
+    /// Clients ask for more.
+    pub load: bool,
+    stamps: u64,
+    next_request: u64,
+    digest: u64,
+    spins: (u64, u64),
+}
+
+impl<B: Brain> World<B> {
+    /// A world with formatted, running nodes.
+    pub fn new(seed: u64, plan: Plan, trace: Option<Trace>) -> Result<World<B>, Violation> {
+        let rng = Rng::new(seed ^ 0x5eed);
+        let nodes = plan.modes.len();
+        let net = Net::new(plan.net_delay_us);
+        let truth = Truth::new(plan.geometry.clone());
+        let mut world = World {
+            rng,
+            now: 0,
+            queue: BTreeMap::new(),
+            next_order: 0,
+            slots: Vec::new(),
+            net,
+            truth,
+            durability: Durability::new(nodes),
+            orders: Orders::default(),
+            counts: Counts::default(),
+            trace,
+            storm: true,
+            load: true,
+            stamps: 1,
+            next_request: 1,
+            digest: 0xcbf2_9ce4_8422_2325,
+            spins: (0, 0),
+            plan,
+        };
+        for node in world.plan.nodes() {
+            world.make_node(node)?;
+        }
+        for node in world.plan.nodes() {
+            world.start(node)?;
+        }
+        world.later(1000, Happening::Trouble);
+        Ok(world)
+    }
+
+    fn make_node(&mut self, node: NodeId) -> Result<(), Violation> {
+        let config = self.plan.config(node, self.rng.next_u128(), self.rng.next_u128());
+        let stores = config.volumes.iter().enumerate().map(|(i, v)| (Part::Store(VolumeId(i as u16)), v.size));
+        let parts: Vec<(Part, u64)> = stores.chain([(Part::Log, config.log_size)]).collect();
+        let mut disk = SimDisk::new(&parts, self.plan.tells_holes, self.plan.disk.clone());
+        let ids = [self.rng.next_u128(), self.rng.next_u128()];
+        B::format(&config, &mut super::disk::Blocking { disk: &mut disk, calls: None }, ids)
+            .map_err(|e| broken("2 a valid image", format!("format of a blank disk failed: {e}")))?;
+        self.slots.push(Slot {
+            brain: None,
+            disk,
+            life: 0,
+            incarnation: 0,
+            boot: self.rng.next_u128(),
+            frozen: None,
+            poll_at: None,
+            client: None,
+            order: Default::default(),
+            isolation: Default::default(),
+            members: Vec::new(),
+            stayed: Vec::new(),
+            impaired: false,
+            held: false,
+            unaware: false,
+            ahead_us: self.rng.below(1 << 40),
+            fast_ppm: self.rng.below(10_000),
+        });
+        Ok(())
+    }
+
+    pub fn slot(&mut self, node: NodeId) -> &mut Slot<B> {
+        &mut self.slots[node.0 as usize]
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<B> {
+        self.plan.nodes()
+    }
+
+    /// Writes a line into the trace, if there is one.
+    pub fn say(&mut self, line: impl FnOnce() -> String) {
+        let now = self.now;
+        if let Some(trace) = &mut self.trace {
+            trace.line(format!("{:>4}.{:06} {}", now / 1_000_000, now % 1_000_000, line()));
+        }
+    }
+
+    fn mix(&mut self, n: u64) {
+        self.digest = (self.digest ^ n).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+    }
+
+    /// A number that stands for everything that happened, in order.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    pub fn later(&mut self, delay: u64, what: Happening) {
+        self.next_order += 1;
+        self.queue.insert((self.now + delay, self.next_order), what);
+    }
+
+    pub fn deliver_later(&mut self, due: impl IntoIterator<Item = Due>) {
+        for (delay, lane) in due {
+            self.later(delay, Happening::Deliver(lane));
+        }
+    }
+
+    /// Lets everything happen up to a moment.
+    pub fn run_until(&mut self, until: u64) -> Result<(), Violation> {
+        while let Some(entry) = self.queue.first_entry().filter(|e| e.key().0 <= until) {
+            let ((at, order), what) = entry.remove_entry();
+            self.watch_for_spinning(at)?;
+            self.now = at;
+            self.mix(at);
+            self.mix(order);
+            self.happen(what)?;
+        }
+        self.now = until;
+        Ok(())
+    }
+
+    fn watch_for_spinning(&mut self, at: u64) -> Result<(), Violation> {
+        self.spins = if at / 1000 == self.spins.0 { (self.spins.0, self.spins.1 + 1) } else { (at / 1000, 0) };
+        if self.spins.1 > SPIN * 10 {
+            return Err(broken("7 progress", format!("{} things happened within one millisecond", self.spins.1)));
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, what: Happening) -> Result<(), Violation> {
+        match what {
+            Happening::Io { node, token } => {
+                let slot = &mut self.slots[node.0 as usize];
+                let Some((id, result)) = slot.disk.complete(token, &mut self.rng) else { return Ok(()) };
+                self.mix(id.0 << 1 | u64::from(result.is_err()));
+                if let Err(error) = &result {
+                    self.counts.one("I/O errors");
+                    self.slot(node).impaired = true;
+                    let errno = error.errno;
+                    self.say(|| format!("{} {id:?} failed, errno {errno}", name(node.0 as usize)));
+                }
+                self.handle(node, Event::IoDone { id, result })
+            }
+            Happening::Deliver(lane) => {
+                let Some((node, event, due)) = self.net.deliver(self.now, lane, &mut self.rng) else { return Ok(()) };
+                self.deliver_later(due);
+                self.handle(node, event)
+            }
+            Happening::Dialed { from, to, life } => {
+                let stands = self.slots[from.0 as usize].life == life
+                    && self.slots[to.0 as usize].brain.is_some()
+                    && self.net.reachable(from, to);
+                if stands {
+                    let due = self.net.connect(self.now, from, to, &mut self.rng);
+                    self.deliver_later(due);
+                } else {
+                    let quick = self.net.reachable(from, to) && self.rng.coin();
+                    let delay = if quick { 100 } else { self.rng.around(500_000) };
+                    self.later(delay, Happening::DialFailed { from, to, life });
+                }
+                Ok(())
+            }
+            Happening::DialFailed { from, to, life } if self.slots[from.0 as usize].life == life => {
+                self.handle(from, Event::ConnectFailed { peer: to })
+            }
+            Happening::Poll { node, life } if self.slots[node.0 as usize].life == life => self.poll(node),
+            Happening::Ask { node, life, term } if self.slots[node.0 as usize].life == life => self.ask(node, term),
+            Happening::DialFailed { .. } | Happening::Poll { .. } | Happening::Ask { .. } => Ok(()),
+            Happening::Trouble => self.trouble(),
+            Happening::Restart { node } => self.restart(node),
+            Happening::Thaw { node } => self.thaw(node),
+            Happening::Mend { a, b } => {
+                self.mend(a, b);
+                Ok(())
+            }
+            Happening::DiskWell { node } => {
+                self.slot(node).disk.mood = self.plan.disk.clone();
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives an event to a node's process; a stopped one gets it when it goes on.
+    pub fn handle(&mut self, node: NodeId, event: Event) -> Result<(), Violation> {
+        let slot = &mut self.slots[node.0 as usize];
+        let clock = slot.clock(self.now);
+        let Some(brain) = &mut slot.brain else { return Ok(()) };
+        if let Some(inbox) = &mut slot.frozen {
+            inbox.push(event);
+            return Ok(());
+        }
+        if let Some(trace) = &mut self.trace {
+            let now = self.now;
+            trace.line(format!("{:>4}.{:06} {} <- {event:?}", now / 1_000_000, now % 1_000_000, name(node.0 as usize)));
+        }
+        brain.handle(clock, event);
+        self.take_accepted(node)?;
+        let batch = self.plan.batch_us;
+        let delay = self.rng.below(batch + 1);
+        self.poll_by(node, self.now + delay);
+        Ok(())
+    }
+
+    /// Sees to it that a node is polled at this time or before.
+    fn poll_by(&mut self, node: NodeId, at: u64) {
+        let now = self.now;
+        let slot = self.slot(node);
+        if slot.poll_at.is_some_and(|p| p <= at && p >= now) {
+            return;
+        }
+        slot.poll_at = Some(at);
+        let life = slot.life;
+        self.later(at - now, Happening::Poll { node, life });
+    }
+
+    fn take_accepted(&mut self, node: NodeId) -> Result<(), Violation> {
+        let slot = &mut self.slots[node.0 as usize];
+        let (Some(brain), Some(client)) = (&slot.brain, &mut slot.client) else { return Ok(()) };
+        if brain.lineage().last().is_some_and(|t| t.id == client.term) {
+            let accepted = brain.marks().accepted;
+            client.accepted(accepted, &mut self.truth).map_err(|e| broken("3 reads", e))?;
+        }
+        Ok(())
+    }
+
+    /// Polls a node and carries out what it wants done.
+    pub fn poll(&mut self, node: NodeId) -> Result<(), Violation> {
+        let slot = &mut self.slots[node.0 as usize];
+        let clock = slot.clock(self.now);
+        let (Some(brain), None) = (&mut slot.brain, &slot.frozen) else { return Ok(()) };
+        if slot.poll_at.is_some_and(|p| p <= self.now) {
+            slot.poll_at = None;
+        }
+        brain.poll(clock);
+        self.take_accepted(node)?;
+        self.learn_members(node)?;
+        while let Some(action) = self.slots[node.0 as usize].brain.as_mut().and_then(Brain::next_action) {
+            self.act(node, action)?;
+        }
+        let slot = &self.slots[node.0 as usize];
+        if let Some(at) = slot.brain.as_ref().and_then(Brain::deadline).map(|t| slot.when(t)) {
+            let late = self.rng.below(500);
+            self.poll_by(node, at.max(self.now + 1) + late);
+        }
+        self.check_marks(node)
+    }
+
+    /// Notes who is in sync by this node's charter. What clients are told counts for those who were before and are now.
+    fn learn_members(&mut self, node: NodeId) -> Result<(), Violation> {
+        let slot = &self.slots[node.0 as usize];
+        let Some(brain) = &slot.brain else { return Ok(()) };
+        let listed = |m: &crate::core::hello::Member| {
+            self.nodes().find(|n| name(n.0 as usize) == m.node && self.slots[n.0 as usize].incarnation == m.incarnation.0)
+        };
+        let now: Vec<NodeId> = brain.charter().in_sync.iter().filter_map(listed).collect();
+        let generation = brain.charter().generation;
+        let before = std::mem::replace(&mut self.slot(node).members, now.clone());
+        // By id: two operators may each have founded one of the same number.
+        self.slot(node).unaware &= generation != self.orders.generation;
+        if self.slots[node.0 as usize].serves() && !self.slots[node.0 as usize].unaware {
+            for member in now.iter().filter(|n| !before.contains(n) && **n != node) {
+                self.durability.admitted(node, *member, &self.truth);
+            }
+        }
+        self.slot(node).stayed = now.into_iter().filter(|n| before.contains(n)).collect();
+        Ok(())
+    }
+
+    fn act(&mut self, node: NodeId, action: Action) -> Result<(), Violation> {
+        if self.trace.is_some() && !matches!(action, Action::Notice(_)) {
+            self.say(|| format!("{} -> {action:?}", name(node.0 as usize)));
+        }
+        match action {
+            Action::Io { id, part, op } => {
+                let slot = &mut self.slots[node.0 as usize];
+                let submitted = slot.disk.submit(id, part, op, &mut self.rng);
+                let (token, delay) = submitted.map_err(|e| broken("9 disk", format!("{}: {e}", name(node.0 as usize))))?;
+                self.later(delay, Happening::Io { node, token });
+                Ok(())
+            }
+            Action::Complete { req, result } => {
+                self.mix(req.0);
+                self.completed(node, req, result)
+            }
+            Action::Connect { peer } => {
+                let life = self.slots[node.0 as usize].life;
+                let delay = self.plan.net_delay_us + 1;
+                self.later(delay, Happening::Dialed { from: node, to: peer, life });
+                Ok(())
+            }
+            Action::Send { session, message, .. } => self.send(node, session, message),
+            Action::Close { session, .. } => {
+                let due = self.net.close(self.now, node, session, &mut self.rng);
+                self.deliver_later(due);
+                Ok(())
+            }
+            Action::CommandDone { id, result } => {
+                self.command_done(node, id, result);
+                Ok(())
+            }
+            Action::Notice(notice) => {
+                self.noticed(node, &notice);
+                Ok(())
+            }
+            Action::Serve { term } => self.serve(node, term),
+            Action::StopServing => {
+                self.counts.one("stops of serving");
+                if let Some(client) = &mut self.slot(node).client {
+                    client.abandon();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn send(&mut self, node: NodeId, session: crate::core::SessionId, message: PeerMsg) -> Result<(), Violation> {
+        if let PeerMsg::Append { records, .. } = &message {
+            let Some(brain) = &self.slots[node.0 as usize].brain else { return Ok(()) };
+            records::check(brain.lineage(), records, &self.truth)?;
+            records::check_order(records)?;
+            self.counts.add("records sent", records.len() as u64);
+            let last = records.last().map_or(0, |r| r.lsn.0);
+            self.mix(last);
+        }
+        let due = self.net.send(self.now, node, session, message, &mut self.rng);
+        self.deliver_later(due);
+        Ok(())
+    }
+
+    fn noticed(&mut self, node: NodeId, notice: &Notice) {
+        let kind = format!("{notice:?}");
+        let kind = kind.split([' ', '{', '(']).next().unwrap_or_default();
+        self.counts.one(&format!("notice {kind}"));
+        self.say(|| format!("{} == {notice:?}", name(node.0 as usize)));
+    }
+
+    /// A node opened a term and serves it.
+    fn serve(&mut self, node: NodeId, term: TermId) -> Result<(), Violation> {
+        let slot = &self.slots[node.0 as usize];
+        let Some(brain) = &slot.brain else { return Ok(()) };
+        let lineage = brain.lineage().to_vec();
+        let Some(opened) = lineage.last().copied().filter(|t| t.id == term) else {
+            return Err(broken("4 records", format!("{node:?} serves {term:?}, its lineage is {lineage:?}")));
+        };
+        let again = slot.client.as_ref().is_some_and(|c| c.term == term);
+        let forced = self.orders.is_forced(node);
+        let generation = brain.charter().generation;
+        self.truth.learn(&lineage).map_err(|e| broken("4 records", e))?;
+        self.mix(opened.first.0);
+        if forced {
+            self.orders.generation = generation;
+            for off in self.orders.off(node) {
+                self.slot(off).unaware = true;
+            }
+        }
+        self.slot(node).unaware &= generation != self.orders.generation;
+        if !self.slots[node.0 as usize].unaware {
+            self.check_only_active(node)?;
+        } else {
+            self.counts.one("terms of a node that was given up");
+        }
+        self.counts.one(if forced { "terms opened by force" } else { "terms opened" });
+        if !again {
+            let start = opened.first.prev();
+            if !self.slots[node.0 as usize].unaware {
+                let at = lineage.len().checked_sub(2).map(|i| Pos { term: lineage[i].id, lsn: start });
+                let at = at.and_then(|p| self.truth.settle(p));
+                self.counts.one("promotions checked");
+                let given_up = self.durability.opened(node, at, forced, &self.truth)?;
+                self.counts.add("debts given up by force", given_up);
+            }
+            let volumes = self.plan.geometry.volumes.len();
+            self.slot(node).client = Some(Client::new(term, start, volumes));
+        } else if let Some(client) = &mut self.slot(node).client {
+            client.live = true;
+        }
+        let life = self.slots[node.0 as usize].life;
+        self.later(1, Happening::Ask { node, life, term });
+        Ok(())
+    }
+
+    fn check_only_active(&self, node: NodeId) -> Result<(), Violation> {
+        let other = self.nodes().find(|n| *n != node && self.slots[n.0 as usize].serves() && !self.slots[n.0 as usize].unaware);
+        match other {
+            Some(other) => Err(broken("5 one active", format!("{node:?} serves while {other:?} does"))),
+            None => Ok(()),
+        }
+    }
+
+    fn ask(&mut self, node: NodeId, term: TermId) -> Result<(), Violation> {
+        let slot = &mut self.slots[node.0 as usize];
+        let Some(client) = slot.client.as_mut().filter(|c| c.live && c.term == term) else { return Ok(()) };
+        let habits = &self.plan.habits;
+        let mut asked = Vec::new();
+        let room = habits.depth.saturating_sub(client.in_flight() as u64);
+        if self.load && room > 0 {
+            for _ in 0..self.rng.between(1, room.min(8)) {
+                let id = ReqId(self.next_request);
+                self.next_request += 1;
+                let geometry = &self.plan.geometry;
+                asked.push((id, client.ask(id, self.now, habits, geometry, &mut self.stamps, &mut self.rng)));
+            }
+        }
+        let life = slot.life;
+        let pause = 1 + self.rng.around(habits.think_us);
+        self.later(pause, Happening::Ask { node, life, term });
+        self.counts.add("requests", asked.len() as u64);
+        asked.into_iter().try_for_each(|(req, op)| self.handle(node, Event::Client { req, op }))
+    }
+
+    /// A request of the healing phase: reads everything, or flushes.
+    pub fn ask_directly(&mut self, node: NodeId, volume: VolumeId, flush: bool) -> Result<(), Violation> {
+        let req = ReqId(self.next_request);
+        self.next_request += 1;
+        let (now, geometry) = (self.now, self.plan.geometry.clone());
+        let Some(client) = &mut self.slot(node).client else { return Ok(()) };
+        let op = if flush { client.ask_flush(req, now, volume) } else { client.ask_all(req, now, volume, &geometry) };
+        self.handle(node, Event::Client { req, op })
+    }
+
+    fn completed(
+        &mut self,
+        node: NodeId,
+        req: ReqId,
+        result: Result<crate::core::Reply, crate::core::ClientError>,
+    ) -> Result<(), Violation> {
+        let now = self.now;
+        let slot = &mut self.slots[node.0 as usize];
+        let Some(client) = &mut slot.client else { return Ok(()) };
+        let impaired = slot.impaired;
+        let promise = client.completed(req, now, &result, impaired, &self.truth).map_err(|e| broken("3 reads", e))?;
+        if result.is_err() {
+            self.counts.one("requests that failed");
+            return Ok(());
+        }
+        self.counts.one("requests answered");
+        if let Some(took) = promise.took_us {
+            slot.isolation.check(now, node, took, 1_500_000)?;
+        }
+        if slot.unaware {
+            return Ok(());
+        }
+        let holders = [node].into_iter().chain(slot.stayed.iter().copied().filter(|n| *n != node));
+        self.durability.promise(holders, promise.kept, promise.durable, &self.truth);
+        Ok(())
+    }
+
+    fn check_marks(&mut self, node: NodeId) -> Result<(), Violation> {
+        let now = self.now;
+        let storm_of_io = self.plan.disk.access_us + self.plan.disk.flush_us > 1500;
+        let slot = &mut self.slots[node.0 as usize];
+        let Some(brain) = &slot.brain else { return Ok(()) };
+        let marks = brain.marks();
+        let client = slot.client.as_ref().filter(|c| c.live);
+        let serving = client.map(|c| c.term);
+        slot.order.check(node, marks, serving)?;
+        let others_async = slot.members.iter().all(|m| *m == node) && all_async(&self.plan, node);
+        slot.isolation.note(now, serving.is_none() || !others_async || slot.impaired || storm_of_io);
+        if let Some(oldest) = client.and_then(Client::oldest) {
+            slot.isolation.check(now, node, now - oldest, 1_500_000)?;
+        }
+        if serving.is_some() && !slot.unaware { self.check_applied(node) } else { Ok(()) }
+    }
+
+    /// S1, from outside: nobody of the active's lineage has applied past what a member holds.
+    fn check_applied(&self, active: NodeId) -> Result<(), Violation> {
+        let of = |n: NodeId| {
+            let brain = self.slots[n.0 as usize].brain.as_ref()?;
+            Some((brain.lineage().last()?.id, brain.marks()))
+        };
+        let Some((term, _)) = of(active) else { return Ok(()) };
+        let marks: Vec<(NodeId, super::brain::Marks)> =
+            self.nodes().filter_map(|n| of(n).filter(|(t, _)| *t == term).map(|(_, m)| (n, m))).collect();
+        let members = &self.slots[active.0 as usize].members;
+        for (member, held) in marks.iter().filter(|(n, _)| members.contains(n)) {
+            for (node, applied) in marks.iter().map(|(n, m)| (*n, m.applied)) {
+                order::check_applied(node, applied, *member, held.durable)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn all_async(plan: &Plan, node: NodeId) -> bool {
+    plan.nodes().filter(|n| *n != node).all(|n| plan.modes[n.0 as usize] == crate::core::Mode::Async)
+}
