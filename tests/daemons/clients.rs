@@ -5,7 +5,12 @@ use crate::common::*;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use understudy::demo::load::{Meter, Writer};
+use understudy::demo::oracle::Promise;
 use understudy::demo::rng::Rng;
+use understudy::nbd_client::{Address, Client};
 
 /// A pair in sync, the URI of its volume of 32 MiB, and a place for files.
 fn pair() -> (Cluster, String, PathBuf) {
@@ -149,4 +154,58 @@ fn fio_verifies_what_it_wrote() {
     );
     assert!(said.contains("err= 0"), "{said}");
     cluster.assert_stores_equal(0, &[1], VOLUME);
+}
+
+/// Ends a server that a test has started.
+struct Server(std::process::Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The other way round: our client, the load and the oracle against a server that others wrote.
+#[test]
+fn our_client_and_the_load_work_with_qemu_nbd() {
+    if !have("qemu-nbd") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, socket) = (folder.path().join("image.raw"), folder.path().join("nbd.sock"));
+    fs::File::create(&file).and_then(|f| f.set_len(48 << 20)).expect("an image");
+    let mut command = Command::new("qemu-nbd");
+    command.args(["-t", "-e", "4", "-f", "raw", "-x", VOLUME, "--discard=unmap", "-k"]).arg(&socket).arg(&file);
+    let _server = Server(command.spawn().expect("an installed program"));
+    let address = Address::Unix(socket.clone());
+    let deadline = Instant::now() + PATIENCE;
+    while !socket.exists() {
+        assert!(Instant::now() < deadline, "qemu-nbd does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let refusal = Client::connect(&address, "foo", PATIENCE).err().expect("another export");
+    assert!(refusal.to_string().contains("refuses the export \"foo\""), "{refusal}");
+    let (stop, meter) = (AtomicBool::new(false), Meter::default());
+    let mut all = writers(12_288, seed("our_client_and_the_load_work_with_qemu_nbd"));
+    let run = |writer: &mut Writer| {
+        let mut client = Client::connect(&address, VOLUME, PATIENCE).expect("a connection");
+        writer.run(&mut client, &stop, &meter).expect("a server that goes on");
+        client.disconnect().expect("an end");
+    };
+    std::thread::scope(|scope| {
+        let run = &run;
+        let threads: Vec<_> = all.iter_mut().map(|w| scope.spawn(move || run(w))).collect();
+        std::thread::sleep(Duration::from_millis(500));
+        stop.store(true, Ordering::Relaxed);
+        threads.into_iter().for_each(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+    });
+    let sample = meter.take();
+    assert!(sample.writes > 100 && sample.flushes > 10 && sample.p50_us <= sample.p99_us, "{sample:?}");
+    let mut client = Client::connect(&address, VOLUME, PATIENCE).expect("a connection");
+    for writer in &mut all {
+        let issued = writer.oracle.issued();
+        let image = writer.read_back(&mut client).expect("a readable volume");
+        assert_eq!(writer.oracle.check(&image, Promise::Completed), Ok(issued));
+    }
 }
