@@ -112,6 +112,8 @@ impl Node {
         content.incarnation = self.cfg.incarnation;
         content.boot = self.cfg.boot;
         content.checkpoint = self.store.applied();
+        // L5: a superblock never says that a record is gone which the store does not hold.
+        assert!(tail.first <= self.store.applied().next(), "tail {tail:?}, applied {:?}", self.store.applied());
         content.tail = tail;
         content.zero = self.zero;
         content.next_salvage = self.next_salvage;
