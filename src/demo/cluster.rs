@@ -220,8 +220,10 @@ impl Cluster {
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_string();
-        Err(ClusterError::Tool { command: format!("{command} --node {} {}", self.name(node), more.join(" ")), said })
+        let text = String::from_utf8_lossy(&output.stderr);
+        let said = text.trim().trim_start_matches("understudy: ").to_string();
+        let words: Vec<&str> = [command, "--node", self.name(node)].into_iter().chain(more.iter().copied()).collect();
+        Err(ClusterError::Tool { command: words.join(" "), said })
     }
 
     /// Formats a node's parts.
