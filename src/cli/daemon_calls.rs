@@ -15,8 +15,3 @@ pub fn create(settings: &Settings, force: bool, out: &mut dyn Write) -> anyhow::
 pub fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(daemon::run(settings)?)
 }
-
-/// Runs the demonstration.
-pub fn demo(_keep: bool) -> anyhow::Result<()> {
-    anyhow::bail!("this build has no demonstration")
-}
