@@ -32,8 +32,10 @@ pub enum Stage {
     Demoting,
 }
 
-/// Heartbeats that a restarted active waits for nodes that do not answer, before it resumes.
+/// How long a restarted active waits for nodes that do not answer before it resumes: so many heartbeats, and time enough
+/// for the others to dial it.
 const RESUME_HEARTBEATS: u64 = 10;
+const RESUME_MS: u64 = 1500;
 
 /// What a completed I/O was for.
 #[derive(Clone, Debug)]
@@ -193,7 +195,7 @@ impl Node {
             fault: None,
             suspended: false,
             is_outvoted: false,
-            resume_at: now.plus_ms(cfg.heartbeat_ms * RESUME_HEARTBEATS),
+            resume_at: now.plus_ms(cfg.heartbeat_ms * RESUME_HEARTBEATS + RESUME_MS),
             granted: None,
             may_resume,
             flush_to: Lsn(0),

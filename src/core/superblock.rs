@@ -152,7 +152,8 @@ impl Node {
         }
         self.superblock.slot ^= 1;
         self.superblock.durable = state;
-        self.superblock.checkpoint = checkpoint;
+        // A gap that was closed meanwhile may have led to a lower position of another lineage.
+        self.superblock.checkpoint = checkpoint.min(self.store.applied());
         self.log.tail_is_durable(tail);
         while let Some((at, _)) = self.superblock.then.front() {
             if *at > state {

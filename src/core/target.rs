@@ -154,9 +154,14 @@ impl Node {
         if !self.log.is_settled() || !self.store.is_resting() || self.rollback.is_some() || self.resync_ios > 0 {
             return self.log.want_durable(end);
         }
+        if plan.resync && self.gap.is_none() {
+            // What was reported durable must be found again by a rollback (R1): all of it is applied before the gap is opened,
+            // committed or not. What of it is an orphan is set aside first (R4).
+            self.committed = self.committed.max(end);
+        }
         // R1: a resync begins with everything committed applied, so that going back never loses what was reported durable.
         if self.store.applied() < self.store.may_hold()
-            || (plan.resync && self.store.applied() < self.committed.min(end))
+            || (plan.resync && self.gap.is_none() && self.store.applied() < end)
         {
             return;
         }
