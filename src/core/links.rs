@@ -281,6 +281,10 @@ impl Node {
                 if let Err(why) = self.check_follow(node, &hello) {
                     return self.refuse(node, why);
                 }
+                if self.lineage.is_fresh() {
+                    self.charter = hello.charter.clone();
+                    self.persist(super::superblock::Then::Nothing);
+                }
                 self.hear_charter(&hello.charter);
                 self.become_target(node, session, &hello);
             }
@@ -346,6 +350,9 @@ impl Node {
             return Err(format!(
                 "{name} is active, and so is {other} (split brain): demote the one whose writes are to be set aside"
             ));
+        }
+        if self.lineage.is_fresh() {
+            return Ok(()); // It holds nothing that another decision could touch.
         }
         if self.charter.generation.0 > hello.charter.generation.0 {
             return Err(format!("another node was promoted by force since {name} was: demote {name} with --force"));

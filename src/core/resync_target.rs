@@ -101,7 +101,8 @@ impl ResyncTarget {
     pub fn fill_ack(&self, ack: &mut Ack) {
         ack.term = self.lineage.last().map(|t| t.id);
         ack.resync_bytes = self.taken;
-        (ack.received, ack.durable, ack.applied) = (self.through, self.through, self.through);
+        // Durable stays where a rollback leads to: what came since counts for flow control alone.
+        ack.received = self.through;
     }
 
     /// The next group, as far as committed allows (S1). What closes the contents is taken in on the way.
