@@ -167,6 +167,11 @@ impl Plan {
         }
     }
 
+    /// How long a request to an active that waits for nobody may take, in µs: some rounds of its own flushing and applying.
+    pub fn patience_us(&self) -> u64 {
+        1_500_000 + 3000 * (self.flush_ms + self.apply_ms)
+    }
+
     /// The nodes of the resource.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
         (0..self.modes.len() as u8).map(NodeId)

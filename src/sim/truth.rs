@@ -87,6 +87,11 @@ impl Truth {
         Truth { geometry, terms: BTreeMap::new() }
     }
 
+    /// Somebody has opened a term.
+    pub fn is_begun(&self) -> bool {
+        !self.terms.is_empty()
+    }
+
     /// Takes in a lineage that some node has: its terms must be where they were before.
     ///
     /// # Errors

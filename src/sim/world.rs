@@ -493,7 +493,7 @@ impl<B: Brain> World<B> {
         }
         self.counts.one("requests answered");
         if let Some(took) = promise.took_us {
-            slot.isolation.check(now, node, took, 1_500_000)?;
+            slot.isolation.check(now, node, took, self.plan.patience_us())?;
         }
         if slot.unaware {
             return Ok(());
@@ -515,7 +515,7 @@ impl<B: Brain> World<B> {
         let others_async = slot.members.iter().all(|m| *m == node) && all_async(&self.plan, node);
         slot.isolation.note(now, serving.is_none() || !others_async || slot.impaired || storm_of_io);
         if let Some(oldest) = client.and_then(Client::oldest) {
-            slot.isolation.check(now, node, now - oldest, 1_500_000)?;
+            slot.isolation.check(now, node, now - oldest, self.plan.patience_us())?;
         }
         if serving.is_some() && !slot.unaware { self.check_applied(node) } else { Ok(()) }
     }
