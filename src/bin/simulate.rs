@@ -81,7 +81,8 @@ impl Options {
     }
 
     fn range(&self) -> Range<u64> {
-        let fresh = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64 & 0xffff_ffff_ffff);
+        let fresh =
+            || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64 & 0xffff_ffff_ffff);
         match (self.seed, &self.seeds) {
             (Some(seed), _) => seed..seed + 1,
             (None, Some(range)) => range.clone(),
@@ -135,7 +136,10 @@ fn note(tally: &Mutex<Tally>, options: &Options, played: &Played, began: Instant
             story.tail.iter().for_each(|line| println!("  {}", line.chars().take(400).collect::<String>()));
             println!("seed {}: {violation}", played.seed);
             if story.digest != played.digest {
-                println!("the same seed took another course the second time: digest {:x}, then {:x}", played.digest, story.digest);
+                println!(
+                    "the same seed took another course the second time: digest {:x}, then {:x}",
+                    played.digest, story.digest
+                );
             }
             println!("reproduce: {}", options.command(played.seed));
         }
@@ -160,7 +164,11 @@ fn finish(options: &Options, tally: &Tally, began: Instant) -> ExitCode {
     let seconds = began.elapsed().as_secs_f64();
     let simulated = tally.simulated_us as f64 / 1e6;
     print!("\n{}", tally.counts);
-    println!("{:.2} simulated hours in {seconds:.0} s: {:.0} times real time", simulated / 3600.0, simulated / seconds.max(1e-9));
+    println!(
+        "{:.2} simulated hours in {seconds:.0} s: {:.0} times real time",
+        simulated / 3600.0,
+        simulated / seconds.max(1e-9)
+    );
     println!("{} passed, {} failed", tally.passed, tally.failed.len());
     if tally.failed.is_empty() {
         return ExitCode::SUCCESS;

@@ -312,6 +312,12 @@ pub enum PeerMsg {
         differing: Vec<Extent>,
         retry: bool,
     },
+    /// The sender is about to be promoted, under this charter: may it? (C9)
+    Claim(Charter),
+    ClaimAnswer {
+        version: u64,
+        granted: bool,
+    },
     /// The active has demoted itself for the receiver to promote itself.
     TakeOver,
     /// The session ends; the text says why, for the other side's operator.

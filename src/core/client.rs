@@ -17,6 +17,7 @@ pub struct Clients {
     flushes: BTreeMap<Lsn, Vec<ReqId>>,
     reads: BTreeMap<u64, PendingRead>,
     next_read: u64,
+    maps: BTreeMap<u64, PendingMap>,
     /// Writes that found no room in memory or log.
     pending: VecDeque<(ReqId, ClientOp)>,
     /// The newest record of each volume.
@@ -35,6 +36,26 @@ struct PendingRead {
     failed: Option<i32>,
 }
 
+/// A question about what is zero, under way.
+#[derive(Debug)]
+struct PendingMap {
+    req: ReqId,
+    volume: VolumeId,
+    /// What memory does not know, still to be asked of the store: nearest first.
+    runs: Vec<(u64, bool)>,
+    parts: VecDeque<ReadPart>,
+}
+
+impl PendingMap {
+    fn push(&mut self, length: u64, zero: bool) {
+        match self.runs.last_mut() {
+            _ if length == 0 => {}
+            Some(last) if last.1 == zero => last.0 += length,
+            _ => self.runs.push((length, zero)),
+        }
+    }
+}
+
 impl Clients {
     pub fn new(volumes: usize) -> Clients {
         Clients {
@@ -42,6 +63,7 @@ impl Clients {
             flushes: BTreeMap::new(),
             reads: BTreeMap::new(),
             next_read: 0,
+            maps: BTreeMap::new(),
             pending: VecDeque::new(),
             newest: vec![Lsn(0); volumes],
             completed: Lsn(0),
@@ -57,6 +79,7 @@ impl Clients {
         let mut dropped: Vec<ReqId> = self.writes.drain(..).map(|(_, r)| r).collect();
         dropped.extend(std::mem::take(&mut self.flushes).into_values().flatten());
         dropped.extend(std::mem::take(&mut self.reads).into_values().map(|r| r.req));
+        dropped.extend(std::mem::take(&mut self.maps).into_values().map(|m| m.req));
         dropped.extend(self.pending.drain(..).map(|(r, _)| r));
         self.newest.fill(completed);
         self.completed = completed;
@@ -75,10 +98,7 @@ impl Node {
         match op {
             ClientOp::Read { volume, offset, length } => self.start_read(req, volume, offset, length),
             ClientOp::Flush { volume } => self.start_flush(req, volume),
-            ClientOp::Extents { volume, offset, length } => {
-                let extents = self.known_zero(volume, offset, length);
-                self.complete(req, Ok(Reply::Extents(extents)));
-            }
+            ClientOp::Extents { volume, offset, length } => self.start_map(req, volume, offset, length),
             write => self.clients.pending.push_back((req, write)),
         }
     }
@@ -221,21 +241,54 @@ impl Node {
         self.complete(pending.req, result);
     }
 
-    /// What is known to be zero without asking the store: discarded or zeroed and not yet applied.
-    fn known_zero(&self, volume: VolumeId, offset: u64, length: u64) -> Vec<(u64, bool)> {
-        let mut runs: Vec<(u64, bool)> = Vec::new();
-        for part in self.overlay.read(volume, offset, length).parts {
-            let (length, zero) = match part {
-                ReadPart::Data(payload) => (payload.len() as u64, false),
-                ReadPart::Zero(length) => (length, true),
-                ReadPart::Store { length, .. } => (length, false),
-            };
-            match runs.last_mut() {
-                Some(last) if last.1 == zero => last.0 += length,
-                _ => runs.push((length, zero)),
+    /// Which runs read as zeros: memory knows of what is not applied, the store of its holes.
+    fn start_map(&mut self, req: ReqId, volume: VolumeId, offset: u64, length: u64) {
+        let parts = self.overlay.read(volume, offset, length).parts.into();
+        let map = self.clients.next_read;
+        self.clients.next_read += 1;
+        self.clients.maps.insert(map, PendingMap { req, volume, runs: Vec::new(), parts });
+        self.step_map(map);
+    }
+
+    fn step_map(&mut self, map: u64) {
+        let Some(pending) = self.clients.maps.get_mut(&map) else { return };
+        while let Some(part) = pending.parts.pop_front() {
+            match part {
+                ReadPart::Data(payload) => pending.push(payload.len() as u64, false),
+                ReadPart::Zero(length) => pending.push(length, true),
+                ReadPart::Store { offset, .. } => {
+                    let volume = pending.volume;
+                    pending.parts.push_front(part);
+                    return self.io(Purpose::Map { map }, Part::Store(volume), IoOp::NextData { offset });
+                }
             }
         }
-        runs
+        if let Some(pending) = self.clients.maps.remove(&map) {
+            self.complete(pending.req, Ok(Reply::Extents(pending.runs)));
+        }
+    }
+
+    pub(super) fn map_read(&mut self, map: u64, result: Result<IoData, IoError>) {
+        let Some(pending) = self.clients.maps.get_mut(&map) else { return };
+        let Some(ReadPart::Store { offset, length }) = pending.parts.pop_front() else { return };
+        let end = offset + length;
+        let block = u64::from(self.cfg.block);
+        let (hole_end, data_end) = match result {
+            Ok(IoData::Extent(Some((at, run)))) => {
+                // A file's runs need not end at blocks: a block that holds any data is data.
+                let start = (at / block * block).clamp(offset, end);
+                (start, at.saturating_add(run).next_multiple_of(block).clamp(start, end))
+            }
+            Ok(_) => (end, end),
+            // What cannot be asked is data.
+            Err(_) => (offset, end),
+        };
+        pending.push(hole_end - offset, true);
+        pending.push(data_end - hole_end, false);
+        if data_end < end {
+            pending.parts.push_front(ReadPart::Store { offset: data_end, length: end - data_end });
+        }
+        self.step_map(map);
     }
 
     /// Moves the watermarks of the active as far as the log and the members allow, and answers who waited.

@@ -7,6 +7,7 @@ use super::notice::{Notice, Refusal};
 use super::peer::Link;
 use super::superblock::Then;
 use super::types::*;
+use std::collections::BTreeSet;
 
 /// A demotion or switchover that takes longer is given up waiting for.
 const PATIENCE_MS: u64 = 10_000;
@@ -23,7 +24,7 @@ pub struct Operation {
 #[derive(Debug)]
 enum Kind {
     /// Waits for the log to settle, then opens a term.
-    Promote { forced: bool, gave_up: String, opened: bool },
+    Promote { forced: bool, gave_up: String, opened: bool, opening: Box<Charter>, unanswered: BTreeSet<NodeId> },
     /// Waits for the members, then releases.
     Demote { to: Option<NodeId>, forced: bool, released: bool },
     /// Waits until the other node serves.
@@ -57,6 +58,7 @@ impl Node {
             return Err(Refusal::Faulted { what: what.clone() });
         }
         match &self.operation {
+            None if self.granted.is_some() => Err(Refusal::Busy { what: "another node is being promoted" }),
             None => Ok(()),
             Some(Operation { kind: Kind::Promote { .. }, .. }) => Err(Refusal::Busy { what: "promote" }),
             Some(Operation { kind: Kind::Demote { .. }, .. }) => Err(Refusal::Busy { what: "demote" }),
@@ -72,22 +74,93 @@ impl Node {
         let off = off.iter().map(|name| self.node_called(name)).collect::<Result<Vec<NodeId>, Refusal>>()?;
         let gave_up = self.guard_promotion(forced, &off)?;
         self.may_resume = false;
-        // The opening charter keeps the members: they acknowledge in the new term, or are dropped (C3, C4).
-        if forced {
-            let names: Vec<String> = off.iter().map(|n| self.cfg.name(*n).to_string()).collect();
-            self.charter.in_sync.retain(|m| !names.contains(&m.node));
-            let number = self.charter.generation.0 + 1;
-            self.charter.generation = (number, self.draw_id());
-        }
+        let opening = self.opening_charter(forced, &off);
         self.set_stage(Stage::Promoting);
-        self.operation =
-            Some(Operation { id, kind: Kind::Promote { forced, gave_up, opened: false }, since: self.now });
+        let mut unanswered = BTreeSet::new();
         for node in self.cfg.peers() {
-            if matches!(self.peers[node.0 as usize].link, Link::Target(_)) {
-                self.close_link(node, "it is being promoted", true);
+            match self.peers[node.0 as usize].link {
+                Link::Target(_) => self.close_link(node, "it is being promoted", true),
+                Link::Idle(session) => {
+                    unanswered.insert(node);
+                    self.send(node, session, PeerMsg::Claim(opening.clone()));
+                }
+                _ => {}
             }
         }
+        let kind = Kind::Promote { forced, gave_up, opened: false, opening: Box::new(opening), unanswered };
+        self.operation = Some(Operation { id, kind, since: self.now });
         Ok(())
+    }
+
+    /// What this node will hold once it is active. The members stay: they acknowledge in the new term, or are dropped (C3, C4).
+    fn opening_charter(&mut self, forced: bool, off: &[NodeId]) -> Charter {
+        let mut charter = self.charter.clone();
+        if forced || charter.generation == (0, 0) {
+            let names: Vec<&str> = off.iter().map(|n| self.cfg.name(*n)).collect();
+            charter.in_sync.retain(|m| !names.contains(&m.node.as_str()));
+            charter.generation = (charter.generation.0 + 1, self.draw_id());
+        }
+        let me = Member { node: self.cfg.my_name().to_string(), incarnation: self.cfg.incarnation };
+        charter.version += 1;
+        charter.active = Some(me.node.clone());
+        charter.heir = None;
+        charter.released = None;
+        charter.in_sync.retain(|m| m.node != me.node);
+        charter.in_sync.push(me);
+        charter
+    }
+
+    /// Another node is about to be promoted. Of two that claim at once the one whose name sorts lower goes on.
+    pub(super) fn claim_came(&mut self, node: NodeId, session: SessionId, charter: Charter) {
+        let version = charter.version;
+        let claiming = matches!(self.operation, Some(Operation { kind: Kind::Promote { opened: false, .. }, .. }));
+        let yields = self.stage == Stage::Promoting && claiming && node < self.cfg.me;
+        let free =
+            self.stage == Stage::Passive && self.operation.is_none() && self.granted.is_none_or(|(n, _)| n == node);
+        let idle = matches!(self.peers[node.0 as usize].link, Link::Idle(_));
+        if !idle || !(free || yields) || !charter.newer_than(&self.charter) || self.fault.is_some() {
+            return self.send(node, session, PeerMsg::ClaimAnswer { version, granted: false });
+        }
+        if yields {
+            let name = self.cfg.name(node).to_string();
+            self.give_up_claim(Refusal::Claimed { peer: name });
+        }
+        self.granted = Some((node, session));
+        // From now on this node's own charter names the claimant: it will not be promoted without hearing from it.
+        self.hear_charter(&charter);
+        self.persist(Then::GrantClaim { peer: node, session, version });
+    }
+
+    pub(super) fn claim_answered(&mut self, node: NodeId, of: u64, granted: bool) {
+        let Some(Operation { kind: Kind::Promote { opened: false, opening, unanswered, .. }, .. }) =
+            &mut self.operation
+        else {
+            return;
+        };
+        if opening.version != of {
+            return;
+        }
+        unanswered.remove(&node);
+        if !granted {
+            let peer = self.cfg.name(node).to_string();
+            self.give_up_claim(Refusal::Claimed { peer });
+        }
+    }
+
+    /// The session with a node that was asked is over: its word is not to be had.
+    pub(super) fn claim_lost(&mut self, node: NodeId) {
+        let lost = matches!(&self.operation, Some(Operation { kind: Kind::Promote { opened: false, unanswered, .. }, .. })
+            if unanswered.contains(&node));
+        if lost {
+            let peer = self.cfg.name(node).to_string();
+            self.give_up_claim(Refusal::Unreachable { peers: vec![peer] });
+        }
+    }
+
+    fn give_up_claim(&mut self, why: Refusal) {
+        let id = self.operation.take().and_then(|o| o.id);
+        self.set_stage(Stage::Passive);
+        self.answer(id, Err(why));
     }
 
     /// May this node become active (C8, C9)? What it would give up, in words.
@@ -156,6 +229,12 @@ impl Node {
         self.poll_resume();
         let Some(operation) = &self.operation else { return };
         match operation.kind {
+            Kind::Promote { ref unanswered, .. } if !unanswered.is_empty() => {
+                if self.operation_is_late() {
+                    let peers = unanswered.iter().map(|n| self.cfg.name(*n).to_string()).collect();
+                    self.give_up_claim(Refusal::Unreachable { peers });
+                }
+            }
             Kind::Promote { opened, .. } => {
                 if !opened && self.gap.is_some() {
                     if self.resync_ios == 0 {
@@ -205,22 +284,14 @@ impl Node {
         self.lineage.open(id, end, above.unwrap_or(0));
         // Opening a term caps every peer's known position just below its first lsn.
         self.cap_positions(end);
-        let me = Member { node: self.cfg.my_name().to_string(), incarnation: self.cfg.incarnation };
-        let charter = &mut self.charter;
-        charter.version += 1;
-        charter.active = Some(me.node.clone());
-        charter.heir = None;
-        charter.released = None;
-        charter.in_sync.retain(|m| m.node != me.node);
-        charter.in_sync.push(me);
-        if charter.generation == (0, 0) {
-            charter.generation = (1, id.0);
-        }
+        self.committed = self.committed.min(end);
+        self.superblock.clear_log_errors();
         for peer in &mut self.peers {
             peer.forget_positions();
         }
-        if let Some(Operation { kind: Kind::Promote { opened, .. }, .. }) = &mut self.operation {
+        if let Some(Operation { kind: Kind::Promote { opened, opening, .. }, .. }) = &mut self.operation {
             *opened = true;
+            self.charter = (**opening).clone();
         }
         self.persist(Then::TermOpened);
     }

@@ -29,6 +29,13 @@ impl Node {
         self.act(Action::Send { peer, session, message });
     }
 
+    /// Sends if that session still stands.
+    pub(super) fn send_in(&mut self, peer: NodeId, session: SessionId, message: PeerMsg) {
+        if self.peer_mut(peer).session() == Some(session) {
+            self.send(peer, session, message);
+        }
+    }
+
     pub(super) fn poll_links(&mut self) {
         for node in self.cfg.peers() {
             self.poll_dial(node);
@@ -140,6 +147,10 @@ impl Node {
 
     fn lose_link(&mut self, node: NodeId, why: &str) {
         let (now, name) = (self.now, self.cfg.name(node).to_string());
+        if self.granted.is_some_and(|(n, _)| n == node) {
+            self.granted = None;
+        }
+        self.claim_lost(node);
         let peer = self.peer_mut(node);
         let was_greeted = peer.is_greeted();
         // Positions stay: within an incarnation they never decrease (C1).
@@ -211,6 +222,8 @@ impl Node {
             PeerMsg::Append { records, watermarks } => self.records_came(node, records, watermarks),
             PeerMsg::Heartbeat { watermarks } => self.records_came(node, Vec::new(), watermarks),
             PeerMsg::Charter(charter) => self.charter_came(node, session, charter),
+            PeerMsg::Claim(charter) => self.claim_came(node, session, charter),
+            PeerMsg::ClaimAnswer { version, granted } => self.claim_answered(node, version, granted),
             PeerMsg::TakeOver => self.take_over(node),
             PeerMsg::ReadyResync { since, extents } => self.peer_ready_for_resync(node, since, extents),
             PeerMsg::ResyncBegin { bytes } => {
@@ -311,7 +324,7 @@ impl Node {
     }
 
     /// A passive follows the newest charter that it meets (C7).
-    fn hear_charter(&mut self, charter: &super::hello::Charter) {
+    pub(super) fn hear_charter(&mut self, charter: &super::hello::Charter) {
         if charter.newer_than(&self.charter) {
             self.charter = charter.clone();
             if self.charter.active.as_deref() != Some(self.cfg.my_name()) {

@@ -42,6 +42,10 @@ pub(super) enum Purpose {
         read: u64,
         slot: usize,
     },
+    /// Where the store holds data, for a client.
+    Map {
+        map: u64,
+    },
     ApplyWrite,
     /// A list that must be durable before the ring drops records (B1).
     Bitmap,
@@ -119,6 +123,8 @@ pub struct Node {
     pub(super) operation: Option<Operation>,
     pub(super) fault: Option<String>,
     pub(super) suspended: bool,
+    /// Whom this node lets be promoted; it claims nothing itself while that session lasts.
+    pub(super) granted: Option<(NodeId, SessionId)>,
     /// This node was active in its charter when it started and may resume once the members agree (C9).
     pub(super) may_resume: bool,
     /// The active asked for durability up to here.
@@ -160,10 +166,11 @@ impl Node {
             overlay,
             store: Store::new(sb.checkpoint, now),
             clients: Clients::new(cfg.volumes.len()),
-            peers: cfg.nodes.iter().map(|_| Peer::new()).collect(),
+            peers: cfg.nodes.iter().map(|_| Peer::default()).collect(),
             operation: None,
             fault: None,
             suspended: false,
+            granted: None,
             may_resume,
             flush_to: Lsn(0),
             zero: sb.zero,
@@ -289,7 +296,6 @@ impl Node {
         );
         assert!(durable.min(committed) >= applied, "durable {durable:?} committed {committed:?} applied {applied:?}");
         assert!(applied >= checkpointed, "applied {applied:?} checkpointed {checkpointed:?}");
-        assert!(self.log.from() <= checkpointed.next(), "dropped records that are not checkpointed (L5)");
     }
 
     pub(super) fn set_stage(&mut self, stage: Stage) {
@@ -333,6 +339,7 @@ impl Node {
             }
             Purpose::Super => self.superblock_written(result),
             Purpose::Read { read, slot } => self.read_done(read, slot, result),
+            Purpose::Map { map } => self.map_read(map, result),
             Purpose::ApplyWrite => self.apply_written(result),
             Purpose::ApplyFlush => self.apply_flushed(result),
             Purpose::Feed { peer, session, from } => self.feed_read(peer, session, from, result),
@@ -357,7 +364,10 @@ impl Node {
         self.notice(Notice::StorageFailed { part: part.into(), errno });
         if self.fault.is_none() {
             self.fault = Some(format!("{part}: errno {errno}"));
-            self.superblock.mark_log_errors();
+            self.superblock.log_failed();
+            if part != "superblock" {
+                self.persist(super::superblock::Then::Nothing);
+            }
             for peer in self.cfg.peers() {
                 self.close_link(peer, "storage failed", true);
             }

@@ -17,6 +17,8 @@ pub enum Refusal {
     Unreachable { peers: Vec<String> },
     #[error("{peer} answers, so it is not off; leave it out of --off")]
     NotOff { peer: String },
+    #[error("{peer} is being promoted, or knows of a newer promotion: see `understudy status` there")]
+    Claimed { peer: String },
     #[error("no node of this resource is called {name:?}; its nodes are {}", known.join(", "))]
     UnknownNode { name: String, known: Vec<String> },
     #[error(

@@ -125,8 +125,8 @@ pub enum TargetStage {
     Resync(Box<ResyncTarget>),
 }
 
-impl Peer {
-    pub fn new() -> Peer {
+impl Default for Peer {
+    fn default() -> Peer {
         Peer {
             link: Link::Down,
             wanted: true,
@@ -147,7 +147,9 @@ impl Peer {
             down_since: None,
         }
     }
+}
 
+impl Peer {
     /// The session, whatever it does.
     pub fn session(&self) -> Option<SessionId> {
         match &self.link {

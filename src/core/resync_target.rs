@@ -34,6 +34,8 @@ pub struct ResyncTarget {
     received: Lsn,
     /// With the records up to here the contents are an image; none while contents still come.
     until: Option<Lsn>,
+    /// Committed in the active's lineage, which need not be this store's (S1).
+    pub committed: Lsn,
 }
 
 #[derive(Debug)]
@@ -88,6 +90,7 @@ impl ResyncTarget {
             through: Lsn(0),
             received: Lsn(0),
             until: None,
+            committed: Lsn(0),
         }
     }
 
@@ -182,8 +185,8 @@ impl Node {
     }
 
     pub(super) fn poll_resync_target(&mut self, node: NodeId) {
-        let committed = self.committed;
         let Some(resync) = self.resync_mut(node) else { return };
+        let committed = resync.committed;
         if !matches!(resync.step, Step::Idle) {
             return;
         }
@@ -360,13 +363,15 @@ impl Node {
         let Some(resync) = self.resync_mut(node) else { return };
         resync.step = Step::Close;
         let (through, lineage, zero) = (resync.through, resync.lineage.clone(), resync.zero);
+        let committed = resync.committed.max(through);
         self.gap = None;
         self.lineage = Lineage::new(lineage);
         self.zero = zero;
         let log_stream = self.draw_id();
         self.log.restart_at(through, log_stream);
         self.store.set_applied(through);
-        self.committed = through.max(self.committed);
+        self.committed = committed;
+        self.superblock.lower_checkpoint(through);
         self.history_stream = self.draw_id();
         // What this node knew of others was of the past that the resync replaced.
         self.forget_bitmaps(through);

@@ -24,6 +24,12 @@ pub enum Then {
         session: SessionId,
         version: u64,
     },
+    /// The claimed charter is held here: whoever asked may go on.
+    GrantClaim {
+        peer: NodeId,
+        session: SessionId,
+        version: u64,
+    },
     /// The active's lineage is adopted: ready for its records (L1).
     Ready {
         peer: NodeId,
@@ -54,6 +60,7 @@ pub struct Super {
     durable: u64,
     checkpoint: Lsn,
     then: VecDeque<(u64, Then)>,
+    /// The log has failed, in this process or before, and no term was opened since (C5).
     log_errors: bool,
 }
 
@@ -69,8 +76,20 @@ impl Super {
         self.checkpoint
     }
 
-    pub fn mark_log_errors(&mut self) {
+    /// Nothing waits any more: what it would have confirmed is no longer so (L4).
+    pub fn log_failed(&mut self) {
         self.log_errors = true;
+        self.then.clear();
+    }
+
+    /// A term begins with a log that works.
+    pub fn clear_log_errors(&mut self) {
+        self.log_errors = false;
+    }
+
+    /// The checkpoint of another lineage may be lower.
+    pub fn lower_checkpoint(&mut self, lsn: Lsn) {
+        self.checkpoint = self.checkpoint.min(lsn);
     }
 }
 
@@ -85,9 +104,6 @@ impl Node {
 
     pub(super) fn poll_superblock(&mut self) {
         if self.superblock.writing.is_some() || self.superblock.asked == self.superblock.durable {
-            return;
-        }
-        if self.superblock.failed() && !self.superblock.then.is_empty() {
             return;
         }
         self.snapshot();
@@ -112,6 +128,8 @@ impl Node {
         content.incarnation = self.cfg.incarnation;
         content.boot = self.cfg.boot;
         content.checkpoint = self.store.applied();
+        // L5: a superblock never says that a record is gone which the store does not hold.
+        assert!(tail.first <= self.store.applied().next(), "tail {tail:?}, applied {:?}", self.store.applied());
         content.tail = tail;
         content.zero = self.zero;
         content.next_salvage = self.next_salvage;
@@ -126,7 +144,7 @@ impl Node {
         // One write is in flight whenever one completes.
         let (state, tail, checkpoint) = self.superblock.writing.take().expect("a superblock was being written");
         if let Err(error) = result {
-            self.superblock.log_errors = true;
+            self.superblock.asked = self.superblock.durable;
             return self.storage_failed("superblock", error.errno);
         }
         self.superblock.slot ^= 1;
@@ -149,17 +167,14 @@ impl Node {
             Then::TermOpened => self.term_opened(),
             Then::CharterStands { version } => self.charter_stands(version),
             Then::ConfirmCharter { peer, session, version } => {
-                self.send(peer, session, PeerMsg::CharterAck { version });
+                self.send_in(peer, session, PeerMsg::CharterAck { version });
+            }
+            Then::GrantClaim { peer, session, version } => {
+                self.send_in(peer, session, PeerMsg::ClaimAnswer { version, granted: true });
             }
             Then::Ready { peer, session } => self.lineage_adopted(peer, session),
             Then::GapOpen { peer, session } => self.gap_is_open(peer, session),
             Then::GapClosed { peer, session, position } => self.gap_is_closed(peer, session, position),
         }
-    }
-}
-
-impl Super {
-    fn failed(&self) -> bool {
-        self.log_errors
     }
 }

@@ -275,7 +275,11 @@ impl Node {
             TargetStage::Preparing(_) => return self.close_link(node, "records before Ready", true),
             TargetStage::Stream if records.is_empty() => {}
             TargetStage::Stream => target.deferred.push_back(Deferred::Records(records)),
-            TargetStage::Resync(resync) => resync.take_records(records),
+            TargetStage::Resync(resync) => {
+                resync.take_records(records);
+                resync.committed = resync.committed.max(watermarks.committed);
+                return self.poll_target(node);
+            }
         }
         self.committed = self.committed.max(watermarks.committed);
         self.flush_to = watermarks.flush_to;

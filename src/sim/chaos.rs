@@ -52,7 +52,9 @@ impl<B: Brain> World<B> {
                 let due = self.net.cut(self.now, node, other, &mut self.rng);
                 self.deliver_later(due);
             }
-            Trouble::Partition | Trouble::OneWay | Trouble::Hang | Trouble::SlowLink => self.impair_link(trouble, node, other),
+            Trouble::Partition | Trouble::OneWay | Trouble::Hang | Trouble::SlowLink => {
+                self.impair_link(trouble, node, other)
+            }
             Trouble::ReadErrors
             | Trouble::WriteErrors
             | Trouble::FlushErrors
@@ -249,11 +251,13 @@ impl<B: Brain> World<B> {
         disk.mood = self.plan.disk.clone();
         let config = self.plan.config(node, rng.next_u128(), rng.next_u128());
         let lineage = slot.brain.as_ref().map(|b| b.lineage().to_vec()).unwrap_or_default();
-        let reported = slot.brain.as_ref().and_then(|b| Some(Pos { term: b.lineage().last()?.id, lsn: b.marks().durable }));
+        let reported =
+            slot.brain.as_ref().and_then(|b| Some(Pos { term: b.lineage().last()?.id, lsn: b.marks().durable }));
         let survives = !power && slot.client.as_ref().is_some_and(|c| c.live);
         let owed = if survives { self.durability.kept(node) } else { self.durability.durable(node) };
         self.counts.one("images looked at");
-        let with_name = |v: Violation| broken(v.invariant, format!("a copy of {}: {}", name(node.0 as usize), v.detail));
+        let with_name =
+            |v: Violation| broken(v.invariant, format!("a copy of {}: {}", name(node.0 as usize), v.detail));
         match alone::bring_up::<B>(config, disk, rng).map_err(with_name)? {
             alone::Outcome::Serves { lineage: found, at, blocks } => {
                 // On its way to another lineage it may already have ended what it had reported in the old one.

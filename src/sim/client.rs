@@ -27,11 +27,26 @@ pub struct Habits {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
-    Change { span: Span, fua: bool },
+    Change {
+        span: Span,
+        fua: bool,
+    },
     /// Everything in `covers` of its volume had completed when it was asked.
-    Flush { covers: Lsn },
-    Read { volume: VolumeId, block: u64, count: u64, from: Lsn },
-    Extents { volume: VolumeId, block: u64, count: u64, from: Lsn },
+    Flush {
+        covers: Lsn,
+    },
+    Read {
+        volume: VolumeId,
+        block: u64,
+        count: u64,
+        from: Lsn,
+    },
+    Extents {
+        volume: VolumeId,
+        block: u64,
+        count: u64,
+        from: Lsn,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -106,7 +121,15 @@ impl Client {
     }
 
     /// Draws the next request.
-    pub fn ask(&mut self, id: ReqId, now: u64, habits: &Habits, geometry: &Geometry, stamps: &mut u64, rng: &mut Rng) -> ClientOp {
+    pub fn ask(
+        &mut self,
+        id: ReqId,
+        now: u64,
+        habits: &Habits,
+        geometry: &Geometry,
+        stamps: &mut u64,
+        rng: &mut Rng,
+    ) -> ClientOp {
         let volume = VolumeId(rng.below(geometry.volumes.len() as u64) as u16);
         let size = geometry.volumes[volume.0 as usize];
         let reach = if rng.per_mille(habits.hot_per_mille) { size.min(8) } else { size };
@@ -336,7 +359,8 @@ mod tests {
         client.accepted(Lsn(1), &mut truth).unwrap();
         (2..=5).for_each(|id| read(&mut client, id));
         write(&mut client, 6, 20, false);
-        let done = |client: &mut Client, truth: &Truth, id, stamp| client.completed(ReqId(id), 1, &data(stamp), false, truth);
+        let done =
+            |client: &mut Client, truth: &Truth, id, stamp| client.completed(ReqId(id), 1, &data(stamp), false, truth);
         assert!(done(&mut client, &truth, 2, 0).is_err(), "older than the newest accepted");
         assert!(done(&mut client, &truth, 3, 20).is_err(), "not accepted yet");
         let shown = done(&mut client, &truth, 4, 10).unwrap();

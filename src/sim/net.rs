@@ -171,9 +171,7 @@ impl Net {
                 let due = self.close_older(now, node, peer, lane, rng);
                 Some((node, Event::PeerUp { peer, session }, due))
             }
-            Item::Message(message) => {
-                Some((node, Event::PeerMessage { peer, session, message: *message }, Vec::new()))
-            }
+            Item::Message(message) => Some((node, Event::PeerMessage { peer, session, message: *message }, Vec::new())),
             Item::Down => {
                 end.over = true;
                 end.open = false;
@@ -233,7 +231,8 @@ impl Net {
 
     /// Cuts every connection between two nodes, at any message.
     pub fn cut(&mut self, now: u64, a: NodeId, b: NodeId, rng: &mut Rng) -> Vec<Due> {
-        let between = |ends: &[End; 2]| [ends[0].node, ends[1].node] == [a, b] || [ends[0].node, ends[1].node] == [b, a];
+        let between =
+            |ends: &[End; 2]| [ends[0].node, ends[1].node] == [a, b] || [ends[0].node, ends[1].node] == [b, a];
         let found: Vec<u64> = self.connections.iter().filter(|(_, ends)| between(ends)).map(|(&c, _)| c).collect();
         let lanes = found.into_iter().flat_map(|connection| (0..2).map(move |end| Lane { connection, end }));
         lanes.filter_map(|lane| self.end_lane(now, lane, rng)).collect()

@@ -107,7 +107,9 @@ impl<B: Brain> World<B> {
     /// with `force` also where that needs it.
     pub fn steward(&mut self, force: bool) -> Result<(), Violation> {
         let serving = |s: &super::slot::Slot<B>| s.serves() && s.frozen.is_none();
-        if let Some(given_up) = self.nodes().find(|n| serving(&self.slots[n.0 as usize]) && self.slots[n.0 as usize].unaware) {
+        if let Some(given_up) =
+            self.nodes().find(|n| serving(&self.slots[n.0 as usize]) && self.slots[n.0 as usize].unaware)
+        {
             return self.order(given_up, Command::Demote { force: true });
         }
         if self.slots.iter().any(|s| s.serves()) {

@@ -43,7 +43,14 @@ pub fn play<B: Brain>(seed: u64, scope: Scope, keep: usize, print: bool) -> Play
     let mut world = match World::<B>::new(seed, plan, trace) {
         Ok(world) => world,
         Err(violation) => {
-            return Played { seed, result: Err(violation), digest: 0, counts: Counts::default(), time_us: 0, tail: Vec::new() };
+            return Played {
+                seed,
+                result: Err(violation),
+                digest: 0,
+                counts: Counts::default(),
+                time_us: 0,
+                tail: Vec::new(),
+            };
         }
     };
     let storm = world.plan.storm_us;

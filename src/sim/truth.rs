@@ -106,11 +106,17 @@ impl Truth {
                 versions: BTreeMap::new(),
             });
             if known.first != term.first {
-                return Err(format!("term {:?} began at {:?}, now it is said to begin at {:?}", term.id, known.first, term.first));
+                return Err(format!(
+                    "term {:?} began at {:?}, now it is said to begin at {:?}",
+                    term.id, known.first, term.first
+                ));
             }
             // A lineage may have lost its oldest terms, never one in the middle.
             if i > 0 && known.parent != parent {
-                return Err(format!("term {:?} came after {:?}, now it is said to come after {parent:?}", term.id, known.parent));
+                return Err(format!(
+                    "term {:?} came after {:?}, now it is said to come after {parent:?}",
+                    term.id, known.parent
+                ));
             }
         }
         Ok(())

@@ -308,7 +308,8 @@ impl<B: Brain> World<B> {
         let slot = &self.slots[node.0 as usize];
         let Some(brain) = &slot.brain else { return Ok(()) };
         let listed = |m: &crate::core::hello::Member| {
-            self.nodes().find(|n| name(n.0 as usize) == m.node && self.slots[n.0 as usize].incarnation == m.incarnation.0)
+            self.nodes()
+                .find(|n| name(n.0 as usize) == m.node && self.slots[n.0 as usize].incarnation == m.incarnation.0)
         };
         let now: Vec<NodeId> = brain.charter().in_sync.iter().filter_map(listed).collect();
         let generation = brain.charter().generation;
@@ -332,7 +333,8 @@ impl<B: Brain> World<B> {
             Action::Io { id, part, op } => {
                 let slot = &mut self.slots[node.0 as usize];
                 let submitted = slot.disk.submit(id, part, op, &mut self.rng);
-                let (token, delay) = submitted.map_err(|e| broken("9 disk", format!("{}: {e}", name(node.0 as usize))))?;
+                let (token, delay) =
+                    submitted.map_err(|e| broken("9 disk", format!("{}: {e}", name(node.0 as usize))))?;
                 self.later(delay, Happening::Io { node, token });
                 Ok(())
             }
@@ -438,7 +440,8 @@ impl<B: Brain> World<B> {
     }
 
     fn check_only_active(&self, node: NodeId) -> Result<(), Violation> {
-        let other = self.nodes().find(|n| *n != node && self.slots[n.0 as usize].serves() && !self.slots[n.0 as usize].unaware);
+        let other =
+            self.nodes().find(|n| *n != node && self.slots[n.0 as usize].serves() && !self.slots[n.0 as usize].unaware);
         match other {
             Some(other) => Err(broken("5 one active", format!("{node:?} serves while {other:?} does"))),
             None => Ok(()),

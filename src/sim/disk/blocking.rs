@@ -19,7 +19,10 @@ impl Blocking<'_> {
             "blocking {what} of {part:?} at {offset}+{length} is not aligned to {grain}"
         );
         let state = self.disk.part(part);
-        assert!(state.grows || offset + length <= state.size, "blocking {what} of {part:?} at {offset}+{length} past its end");
+        assert!(
+            state.grows || offset + length <= state.size,
+            "blocking {what} of {part:?} at {offset}+{length} past its end"
+        );
         match &mut self.calls {
             Some(0) => Err(IoError { errno: EIO }),
             Some(n) => {

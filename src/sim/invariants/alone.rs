@@ -7,8 +7,7 @@ use super::super::rng::Rng;
 use super::super::truth::{Pos, Truth, stamp_of};
 use super::{Violation, broken};
 use crate::core::{
-    Action, ClientOp, Command, CommandId, Event, Lsn, NodeConfig, Reply, ReqId, Segment, Term, Time,
-    VolumeId,
+    Action, ClientOp, Command, CommandId, Event, Lsn, NodeConfig, Reply, ReqId, Segment, Term, Time, VolumeId,
 };
 use std::collections::BTreeMap;
 
@@ -127,7 +126,13 @@ impl<B: Brain> Solitude<B> {
 }
 
 /// Compares an image with the truth; `least` is what it must hold.
-pub fn check_image(lineage: &[Term], at: Lsn, blocks: &[Option<u64>], least: &[Pos], truth: &Truth) -> Result<(), Violation> {
+pub fn check_image(
+    lineage: &[Term],
+    at: Lsn,
+    blocks: &[Option<u64>],
+    least: &[Pos],
+    truth: &Truth,
+) -> Result<(), Violation> {
     let pos = lineage.iter().rev().find(|t| t.first <= at).map(|t| Pos { term: t.id, lsn: at });
     if pos.is_none() && at > Lsn(0) {
         return Err(broken(NAME, format!("it serves after {at:?}, which is in no term of {lineage:?}")));
@@ -138,13 +143,19 @@ pub fn check_image(lineage: &[Term], at: Lsn, blocks: &[Option<u64>], least: &[P
         return Err(broken(NAME, format!("it serves after {pos:?}, which nobody ever wrote")));
     }
     if let Some(lacking) = least.iter().find(|l| !pos.is_some_and(|p| truth.contains(p, **l)) && l.lsn > Lsn(0)) {
-        return Err(broken(NAME, format!("it serves after {pos:?}, which is older than {lacking:?}, reported durable or promised")));
+        return Err(broken(
+            NAME,
+            format!("it serves after {pos:?}, which is older than {lacking:?}, reported durable or promised"),
+        ));
     }
     for (index, found) in blocks.iter().enumerate() {
         let want = pos.map_or(0, |p| truth.value(p, index));
         if *found != Some(want) {
             let also = when(pos, index, *found, truth);
-            return Err(broken(NAME, format!("after {pos:?} block {index} must hold stamp {want} and holds {found:?}{also}")));
+            return Err(broken(
+                NAME,
+                format!("after {pos:?} block {index} must hold stamp {want} and holds {found:?}{also}"),
+            ));
         }
     }
     if blocks.len() != truth.geometry.blocks() {
@@ -159,7 +170,6 @@ fn when(pos: Option<Pos>, index: usize, found: Option<u64>, truth: &Truth) -> St
     let at = (0..pos.lsn.0 + 2000).rev().find(|lsn| truth.value(Pos { lsn: Lsn(*lsn), ..pos }, index) == found);
     at.map_or_else(|| ", which it never held in this lineage".into(), |lsn| format!(", as it did at {lsn}"))
 }
-
 
 #[cfg(test)]
 mod tests {

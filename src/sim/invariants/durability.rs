@@ -35,7 +35,13 @@ impl Durability {
     }
 
     /// A promise was made to a client while these nodes were in sync.
-    pub fn promise(&mut self, holders: impl Iterator<Item = NodeId>, kept: Option<Pos>, durable: Option<Pos>, truth: &Truth) {
+    pub fn promise(
+        &mut self,
+        holders: impl Iterator<Item = NodeId>,
+        kept: Option<Pos>,
+        durable: Option<Pos>,
+        truth: &Truth,
+    ) {
         for node in holders {
             let debt = &mut self.debts[node.0 as usize];
             for pos in [kept, durable].into_iter().flatten() {
@@ -80,7 +86,9 @@ impl Durability {
                     let by = if who == node { "it" } else { "another node" };
                     return Err(broken(
                         NAME,
-                        format!("{node:?} opens a term after {at:?} (forced: {forced}), which lacks {owed:?}, promised to a client and owed by {by} ({who:?})"),
+                        format!(
+                            "{node:?} opens a term after {at:?} (forced: {forced}), which lacks {owed:?}, promised to a client and owed by {by} ({who:?})"
+                        ),
                     ));
                 }
                 debt.kept = None;

@@ -19,7 +19,8 @@ impl Isolation {
     pub fn check(&self, now: u64, node: NodeId, took_us: u64, limit_us: u64) -> Result<(), Violation> {
         let waited_for_nobody = self.alone_since.is_some_and(|since| now - since >= took_us);
         if waited_for_nobody && took_us > limit_us {
-            let detail = format!("a request to {node:?}, which waits for no peer, took {took_us} µs (limit {limit_us})");
+            let detail =
+                format!("a request to {node:?}, which waits for no peer, took {took_us} µs (limit {limit_us})");
             return Err(broken("8 isolation", detail));
         }
         Ok(())

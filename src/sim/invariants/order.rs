@@ -47,7 +47,8 @@ impl Order {
 /// Nobody has applied past what each in-sync member holds durably.
 pub fn check_applied(node: NodeId, applied: Lsn, member: NodeId, durable: Lsn) -> Result<(), Violation> {
     if applied > durable {
-        let detail = format!("{node:?} applied up to {applied:?}, and {member:?}, in sync, is durable up to {durable:?}");
+        let detail =
+            format!("{node:?} applied up to {applied:?}, and {member:?}, in sync, is durable up to {durable:?}");
         return Err(broken("9 order (S1)", detail));
     }
     Ok(())
