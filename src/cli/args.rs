@@ -170,6 +170,12 @@ Examples:
         /// Leave the pair running, and print how to use it
         #[arg(long)]
         keep: bool,
+        /// How long to write before the active is killed
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
+        seconds: u32,
+        /// Whether a write waits for the passive, or not: then the last ones are lost with the active
+        #[arg(long, value_name = "MODE", default_value = "sync", value_parser = ["sync", "async"])]
+        mode: String,
     },
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  understudy completions bash > /etc/bash_completion.d/understudy")]

@@ -4,7 +4,7 @@ use super::args::{Cli, Command, Target};
 use super::{Look, daemon_calls, events, in_words, status};
 use crate::config::{self, Config, Settings};
 use crate::control::{Client, ControlError};
-use crate::core::Command as CoreCommand;
+use crate::core::{Command as CoreCommand, Mode};
 use clap::CommandFactory;
 use serde_json::Value;
 use std::io::Write;
@@ -34,7 +34,10 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
             let text = Node::find(&target)?.connect()?.stop()?;
             Ok(writeln!(out, "{text}")?)
         }
-        Command::Demo { keep } => daemon_calls::demo(keep),
+        Command::Demo { keep, seconds, mode } => {
+            let mode = if mode == "async" { Mode::Async } else { Mode::Sync };
+            Ok(crate::demo::run(crate::demo::Options { keep, seconds, mode }, out)?)
+        }
         Command::Completions { shell } => completions(shell, out),
     }
 }

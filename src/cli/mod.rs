@@ -6,7 +6,7 @@
 mod args;
 mod commands;
 mod daemon_calls;
-mod events;
+pub(crate) mod events;
 mod status;
 mod table;
 

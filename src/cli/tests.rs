@@ -60,7 +60,9 @@ fn commands_are_read_as_the_documentation_writes_them() {
         Command::Status { json: true, watch: true, .. }
     ));
     assert!(matches!(parsed("understudy events d").unwrap(), Command::Events { json: false, .. }));
-    assert!(matches!(parsed("understudy demo --keep").unwrap(), Command::Demo { keep: true }));
+    assert!(
+        matches!(parsed("understudy demo --keep").unwrap(), Command::Demo { keep: true, seconds: 5, mode } if mode == "sync")
+    );
 }
 
 #[test]

@@ -136,8 +136,8 @@ fn as_records(extents: &[Extent]) -> Vec<Record> {
 /// Batches on their way out of the ring.
 #[derive(Debug, Default)]
 pub struct Reclaim {
-    /// How many of the oldest batches go once the lists are durable.
-    batches: usize,
+    /// Records up to here go once the lists are durable; none while nothing is to go.
+    up_to: Option<Lsn>,
     writing: usize,
     failed: bool,
 }
@@ -159,20 +159,18 @@ impl Node {
         }
         let checkpointed = self.superblock.checkpoint();
         let held = self.log.held();
-        let mut batches = 0;
         let mut last = Lsn(0);
         for entry in self.log.entries() {
             let freed = entry.start.address + entry.bytes - self.log.tail().address;
             if entry.last() > checkpointed || held - freed < size / 3 {
                 break;
             }
-            batches += 1;
             last = entry.last();
         }
-        if batches == 0 {
+        if last == Lsn(0) {
             return;
         }
-        self.reclaim.batches = batches;
+        self.reclaim.up_to = Some(last);
         for node in self.cfg.peers() {
             self.list_for(node, last);
         }
@@ -233,13 +231,19 @@ impl Node {
     }
 
     fn finish_reclaim(&mut self) {
-        if self.reclaim.writing > 0 || self.reclaim.failed || self.reclaim.batches == 0 {
+        if self.reclaim.writing > 0 || self.reclaim.failed {
             return;
         }
-        for _ in 0..std::mem::take(&mut self.reclaim.batches) {
+        let Some(up_to) = self.reclaim.up_to.take() else { return };
+        while self.log.entries().next().is_some_and(|e| e.last() <= up_to) {
             self.log.drop_oldest();
         }
         self.persist(super::superblock::Then::Nothing);
+    }
+
+    /// The log begins anew: what was to be dropped of the old one is gone with it.
+    pub(super) fn cancel_reclaim(&mut self) {
+        self.reclaim.up_to = None;
     }
 
     /// After a resync the past is another one: nobody's bits are known, and everyone starts from here.

@@ -256,8 +256,19 @@ impl Node {
         self.charter_changed();
     }
 
+    /// A node with a higher generation was met: nothing completes here any more, and an operator decides (C8).
+    pub(super) fn outvoted(&mut self, node: NodeId) {
+        let peer = self.cfg.name(node).to_string();
+        if !self.is_outvoted {
+            self.notice(Notice::SplitBrain { peer: peer.clone() });
+        }
+        self.is_outvoted = true;
+        self.set_suspended(true, "another node was promoted by force since: demote this one");
+        self.refuse(node, format!("{peer} knows of a later promotion by force: demote this node with --force"));
+    }
+
     fn check_suspension(&mut self) {
-        if self.cfg.on_stall != OnStall::Suspend || self.stage != Stage::Active {
+        if self.cfg.on_stall != OnStall::Suspend || self.stage != Stage::Active || self.is_outvoted {
             return;
         }
         let others_sync = self.cfg.peers().any(|n| self.cfg.nodes[n.0 as usize].mode == Mode::Sync);

@@ -191,7 +191,11 @@ impl Node {
     /// A flush waits for the last write of its volume that had completed when it came (S3).
     fn start_flush(&mut self, req: ReqId, volume: VolumeId) {
         let lsn = self.clients.newest[volume.0 as usize].min(self.clients.completed);
-        if lsn <= self.committed { self.complete(req, Ok(Reply::Done)) } else { self.wait_committed(lsn, req) }
+        if lsn <= self.committed && !self.suspended {
+            self.complete(req, Ok(Reply::Done))
+        } else {
+            self.wait_committed(lsn, req)
+        }
     }
 
     fn start_read(&mut self, req: ReqId, volume: VolumeId, offset: u64, length: u64) {
@@ -297,15 +301,17 @@ impl Node {
             return;
         }
         let (mut received, mut durable) = (self.log.written(), self.log.durable());
-        if !self.suspended {
-            for (member_received, member_durable) in self.required_positions() {
-                received = received.min(member_received);
-                durable = durable.min(member_durable);
-            }
-            self.committed = self.committed.max(durable);
-            let completed = if self.cfg.durable_write { self.committed } else { received };
-            self.clients.completed = self.clients.completed.max(completed);
+        for (member_received, member_durable) in self.required_positions() {
+            received = received.min(member_received);
+            durable = durable.min(member_durable);
         }
+        // Suspended, what is held goes on being committed, or a passive could never become whole again; it is clients who wait.
+        self.committed = self.committed.max(durable);
+        if self.suspended {
+            return;
+        }
+        let completed = if self.cfg.durable_write { self.committed } else { received };
+        self.clients.completed = self.clients.completed.max(completed);
         self.answer_waiting();
     }
 

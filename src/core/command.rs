@@ -131,6 +131,16 @@ impl Node {
         self.persist(Then::GrantClaim { peer: node, session, version });
     }
 
+    /// Whether a promotion that has not opened its term has been overtaken by what another node knows.
+    pub(super) fn claim_is_outdated(&self, charter: &Charter) -> bool {
+        match &self.operation {
+            Some(Operation { kind: Kind::Promote { opened: false, opening, .. }, .. }) => {
+                charter.newer_than(opening) || charter.conflicts_with(opening)
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn claim_answered(&mut self, node: NodeId, of: u64, granted: bool) {
         let Some(Operation { kind: Kind::Promote { opened: false, opening, unanswered, .. }, .. }) =
             &mut self.operation
@@ -157,10 +167,26 @@ impl Node {
         }
     }
 
-    fn give_up_claim(&mut self, why: Refusal) {
+    /// The storage failed: what is under way comes to nothing.
+    pub(super) fn abandon_operation(&mut self, what: &str) {
+        if let Some(operation) = self.operation.take() {
+            self.answer(operation.id, Err(Refusal::Faulted { what: what.into() }));
+        }
+        if self.stage == Stage::Promoting {
+            self.set_stage(Stage::Passive);
+        }
+    }
+
+    pub(super) fn give_up_claim(&mut self, why: Refusal) {
         let id = self.operation.take().and_then(|o| o.id);
         self.set_stage(Stage::Passive);
         self.answer(id, Err(why));
+        // Whoever granted the claim is free again once the session is over.
+        for node in self.cfg.peers() {
+            if matches!(self.peers[node.0 as usize].link, Link::Idle(_)) {
+                self.close_link(node, "its promotion was given up", true);
+            }
+        }
     }
 
     /// May this node become active (C8, C9)? What it would give up, in words.
@@ -174,13 +200,18 @@ impl Node {
             let peer = &self.peers[node.0 as usize];
             let name = self.cfg.name(node).to_string();
             let Some(hello) = peer.hello.as_ref().filter(|_| peer.is_greeted()) else {
-                if !(forced && off.contains(&node)) && self.must_answer(node) && !heir {
+                // Forced, every node that does not answer is named as confirmed off (C8).
+                let asked = if forced { !off.contains(&node) } else { self.must_answer(node) && !heir };
+                if asked {
                     unreachable.push(name);
                 }
                 continue;
             };
             if off.contains(&node) {
                 return Err(Refusal::NotOff { peer: name });
+            }
+            if !forced && hello.charter.conflicts_with(&self.charter) {
+                return Err(Refusal::Conflict { peer: name });
             }
             if hello.role == Role::Active {
                 return Err(Refusal::PeerIsActive { peer: name, me: self.cfg.my_name().to_string() });
@@ -261,6 +292,17 @@ impl Node {
         let me = self.cfg.my_name();
         let others: Vec<NodeId> =
             self.charter.in_sync.iter().filter(|m| m.node != me).filter_map(|m| self.cfg.find(&m.node)).collect();
+        let everyone_said_hello = self.cfg.peers().all(|n| self.peers[n.0 as usize].is_greeted());
+        if self.now < self.resume_at && !everyone_said_hello {
+            return;
+        }
+        let contradicted = self.peers.iter().filter(|p| p.is_greeted()).filter_map(|p| p.hello.as_ref()).any(|h| {
+            h.charter.newer_than(&self.charter) || h.charter.conflicts_with(&self.charter) && h.charter.generation.0 > 0
+        });
+        if contradicted {
+            self.may_resume = false;
+            return;
+        }
         let agreed = others.iter().all(|n| {
             let peer = &self.peers[n.0 as usize];
             let hello = peer.hello.as_ref().filter(|_| matches!(peer.link, Link::Idle(_)));
@@ -306,6 +348,7 @@ impl Node {
         let dropped = self.clients.reset(self.log.end());
         debug_assert!(dropped.is_empty(), "a passive has no clients");
         self.suspended = false;
+        self.is_outvoted = false;
         for peer in &mut self.peers {
             peer.down_since = Some(self.now);
         }

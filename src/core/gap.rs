@@ -9,9 +9,15 @@ use super::overlay::Overlay;
 use super::store::piece_op;
 use super::superblock::Then;
 use super::types::*;
+use super::view::zero_record;
 use crate::buf::Payload;
 use crate::format::BLOCK;
 use crate::format::batch::{self, TermRef};
+
+const NO_TERM: TermRef = TermRef { number: 0, id: TermId(0) };
+
+/// In a history: a range that is to be fetched. Undo is data or a discard.
+const CHANGED: Kind = Kind::Zeroes;
 
 /// What stands between this store and a valid image.
 #[derive(Clone, Debug)]
@@ -20,6 +26,9 @@ pub struct GapState {
     pub rollback: Option<Lsn>,
     /// Blocks whose content at that position is in the history: the first undo wins.
     pub saved: DirtySet,
+    /// What this side had changed since the fork: to be fetched whatever the source changed (R4). Noted in the history too,
+    /// since the log that told it is gone.
+    pub changed: DirtySet,
     pub chain: Chain,
     pub stream: u128,
 }
@@ -34,7 +43,27 @@ pub struct Rollback {
 
 impl GapState {
     pub fn new(rollback: Option<Lsn>, sizes: &[u64], stream: u128) -> GapState {
-        GapState { rollback, saved: DirtySet::new(sizes), chain: Chain::start(stream), stream }
+        GapState {
+            rollback,
+            saved: DirtySet::new(sizes),
+            changed: DirtySet::new(sizes),
+            chain: Chain::start(stream),
+            stream,
+        }
+    }
+
+    /// What makes the list of own changes durable: offset in the history, and bytes.
+    pub fn note_changed(&mut self, extents: &[Extent]) -> (u64, Vec<Payload>) {
+        let offset = self.chain.address;
+        extents.iter().for_each(|e| self.changed.add(*e));
+        let mut notes: Vec<Record> = extents.iter().map(|e| Record { kind: CHANGED, ..zero_record(*e) }).collect();
+        let bufs = self.chain.append(self.stream, NO_TERM, &mut notes);
+        (offset, bufs)
+    }
+
+    /// Takes in an entry of the history that recovery found.
+    pub fn recovered(&mut self, kind: Kind, extent: Extent) {
+        if kind == CHANGED { self.changed.add(extent) } else { self.saved.add(extent) }
     }
 
     /// What makes the old contents of some ranges durable: offset in the history, and bytes.
@@ -43,7 +72,7 @@ impl GapState {
         for record in &old {
             self.saved.add(Extent { volume: record.volume, offset: record.offset, length: record.length });
         }
-        let bufs = self.chain.append(self.stream, TermRef { number: 0, id: TermId(0) }, &mut old);
+        let bufs = self.chain.append(self.stream, NO_TERM, &mut old);
         (offset, bufs)
     }
 }
@@ -98,11 +127,14 @@ impl Node {
         };
         let Some(records) = records else { return self.rollback_failed(result.err()) };
         let mut undo = Overlay::new(self.cfg.volumes.len());
-        records.iter().for_each(|r| undo.insert(r));
+        records.iter().filter(|r| r.kind != CHANGED).for_each(|r| undo.insert(r));
         let pieces = undo.plan(Lsn(u64::MAX));
         if let Some(rollback) = &mut self.rollback {
             rollback.address += batch::batch_bytes(&records);
             rollback.writing = pieces.len();
+        }
+        if pieces.is_empty() {
+            return self.step_rollback();
         }
         for piece in pieces {
             self.io(Purpose::RollbackWrite, Part::Store(piece.volume), piece_op(piece));

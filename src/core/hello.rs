@@ -30,9 +30,14 @@ pub struct Member {
 }
 
 impl Charter {
-    /// Whether this charter replaces `other`.
+    /// Whether this charter replaces `other`: a higher generation, or a later version of the same one.
     pub fn newer_than(&self, other: &Charter) -> bool {
-        (self.generation.0, self.version) > (other.generation.0, other.version)
+        self.generation.0 > other.generation.0 || (self.generation == other.generation && self.version > other.version)
+    }
+
+    /// Two generations of one number: both were founded by force, and an operator decides (C8).
+    pub fn conflicts_with(&self, other: &Charter) -> bool {
+        self.generation.0 == other.generation.0 && self.generation.1 != other.generation.1
     }
 
     /// The member entry of a node, if it is in sync.

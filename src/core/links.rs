@@ -245,6 +245,10 @@ impl Node {
         if let Err(why) = self.check_identity(node, &hello) {
             return self.refuse(node, why);
         }
+        if self.claim_is_outdated(&hello.charter) {
+            let peer = self.cfg.name(node).to_string();
+            self.give_up_claim(super::notice::Refusal::Claimed { peer });
+        }
         let newcomer = self.peer_mut(node).incarnation != Some(hello.incarnation);
         let peer = self.peer_mut(node);
         peer.incarnation = Some(hello.incarnation);
@@ -259,6 +263,10 @@ impl Node {
                 let why = "both nodes are active (split brain): demote the one whose writes are to be set aside";
                 self.refuse(node, why.into());
             }
+            (Role::Active, Role::Passive) if hello.charter.generation.0 > self.charter.generation.0 => {
+                // Somebody was promoted by force while this node was taken for dead: its term is over (C8).
+                self.outvoted(node);
+            }
             (Role::Active, Role::Passive) => {
                 self.link_stands(node, Link::Source(Box::new(Source::new(session, self.now))));
                 self.check_incarnation(node);
@@ -267,7 +275,7 @@ impl Node {
                 self.refuse(node, "this node is changing its role; it will be asked again".into());
             }
             (Role::Passive, Role::Active) => {
-                self.hear_charter(&hello.charter);
+                self.follow_charter(&hello.charter);
                 self.become_target(node, session, &hello);
             }
             (Role::Passive, Role::Passive) => {
@@ -321,6 +329,16 @@ impl Node {
             return Err(format!("block size differs: {} here, {} on {name}", self.cfg.block, hello.block));
         }
         Ok(())
+    }
+
+    /// Whoever follows an active takes its charter, unless it knows of a later one of the same or a higher generation.
+    fn follow_charter(&mut self, charter: &super::hello::Charter) {
+        if charter.conflicts_with(&self.charter) {
+            self.charter = charter.clone();
+            self.may_resume = false;
+            return self.persist(super::superblock::Then::Nothing);
+        }
+        self.hear_charter(charter);
     }
 
     /// A passive follows the newest charter that it meets (C7).

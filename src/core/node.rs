@@ -32,6 +32,9 @@ pub enum Stage {
     Demoting,
 }
 
+/// Heartbeats that a restarted active waits for nodes that do not answer, before it resumes.
+const RESUME_HEARTBEATS: u64 = 10;
+
 /// What a completed I/O was for.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
@@ -84,6 +87,15 @@ pub(super) enum Purpose {
         id: u64,
         part: usize,
     },
+    SalvageSearch {
+        peer: NodeId,
+        session: SessionId,
+    },
+    /// The list of own changes since the fork is in the history.
+    GapNoted {
+        peer: NodeId,
+        session: SessionId,
+    },
     SalvageRead {
         peer: NodeId,
         session: SessionId,
@@ -123,6 +135,10 @@ pub struct Node {
     pub(super) operation: Option<Operation>,
     pub(super) fault: Option<String>,
     pub(super) suspended: bool,
+    /// A node with a higher generation was met (C8).
+    pub(super) is_outvoted: bool,
+    /// Until then a restarted active waits to hear from everyone before it resumes.
+    pub(super) resume_at: Time,
     /// Whom this node lets be promoted; it claims nothing itself while that session lasts.
     pub(super) granted: Option<(NodeId, SessionId)>,
     /// This node was active in its charter when it started and may resume once the members agree (C9).
@@ -170,6 +186,8 @@ impl Node {
             operation: None,
             fault: None,
             suspended: false,
+            is_outvoted: false,
+            resume_at: now.plus_ms(cfg.heartbeat_ms * RESUME_HEARTBEATS),
             granted: None,
             may_resume,
             flush_to: Lsn(0),
@@ -248,7 +266,8 @@ impl Node {
         let links = self.link_deadline();
         let log = self.log.flush_due();
         let store = self.store_deadline();
-        [links, log, store].into_iter().flatten().min()
+        let resume = (self.may_resume && self.operation.is_none()).then(|| self.resume_at.max(self.now.plus_ms(1)));
+        [links, log, store, resume].into_iter().flatten().min()
     }
 
     /// Whether the driver should go on reading from clients.
@@ -354,6 +373,8 @@ impl Node {
             Purpose::Resync { peer, session, index } => self.resync_io_done(peer, session, index, result),
             Purpose::Content { peer, session, job, part } => self.content_read(peer, session, job, part, result),
             Purpose::Search { peer, session } => self.search_done(peer, session, result),
+            Purpose::SalvageSearch { peer, session } => self.salvage_searched(peer, session, result),
+            Purpose::GapNoted { peer, session } => self.gap_noted(peer, session, result),
             Purpose::SalvageRead { peer, session, part } => self.salvage_read(peer, session, part, result),
             Purpose::SalvageWrite { peer, session } => self.salvage_written(peer, session, result),
         }
@@ -364,6 +385,7 @@ impl Node {
         self.notice(Notice::StorageFailed { part: part.into(), errno });
         if self.fault.is_none() {
             self.fault = Some(format!("{part}: errno {errno}"));
+            self.abandon_operation(part);
             self.superblock.log_failed();
             if part != "superblock" {
                 self.persist(super::superblock::Then::Nothing);

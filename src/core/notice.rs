@@ -17,6 +17,11 @@ pub enum Refusal {
     Unreachable { peers: Vec<String> },
     #[error("{peer} answers, so it is not off; leave it out of --off")]
     NotOff { peer: String },
+    #[error(
+        "this node and {peer} were each promoted by force while the other was taken for dead: decide whose data is to be kept, and \
+             promote that node with --force"
+    )]
+    Conflict { peer: String },
     #[error("{peer} is being promoted, or knows of a newer promotion: see `understudy status` there")]
     Claimed { peer: String },
     #[error("no node of this resource is called {name:?}; its nodes are {}", known.join(", "))]

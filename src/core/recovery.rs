@@ -205,7 +205,9 @@ fn read_gap(
     let sizes: Vec<u64> = config.volumes.iter().map(|v| v.size).collect();
     let found = read_chain(Part::History, superblock.history_stream, disk)?;
     let mut state = GapState::new(gap.rollback, &sizes, superblock.history_stream);
-    found.entries.iter().flat_map(entry_extents).for_each(|(_, e)| state.saved.add(e));
+    for meta in found.entries.iter().flat_map(|e| &e.metas) {
+        state.recovered(meta.kind, Extent { volume: meta.volume, offset: meta.offset, length: meta.length });
+    }
     state.chain = Chain { address: found.next, prev_crc: found.prev_crc, next: found.end.next() };
     Ok(Some(state))
 }

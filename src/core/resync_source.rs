@@ -47,6 +47,8 @@ impl Node {
         if !matches!(&self.peers[at].link, Link::Source(s) if matches!(s.feed, Feed::Preparing)) {
             return self.close_link(node, "ReadyResync without an active", true);
         }
+        // B1: while its gap is open, its durable position is where it would roll back to.
+        self.peers[at].known = self.peers[at].known.min(since);
         let whole = fresh || since < self.bitmaps[at].from;
         let mut left = if whole { DirtySet::new(&self.volume_sizes()) } else { self.bitmaps[at].bits.clone() };
         self.log.extents_after(since).for_each(|(_, e)| left.add(e));

@@ -368,6 +368,7 @@ impl Node {
         self.lineage = Lineage::new(lineage);
         self.zero = zero;
         let log_stream = self.draw_id();
+        self.cancel_reclaim();
         self.log.restart_at(through, log_stream);
         self.store.set_applied(through);
         self.committed = committed;

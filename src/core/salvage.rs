@@ -17,8 +17,10 @@ const STEP_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct SetAside {
     left: DirtySet,
-    /// All of it, for the resync that may follow.
-    pub changed: Vec<Extent>,
+    /// All of it, for the resync that may follow; none where it is not known any more, and everything is set aside.
+    pub changed: Option<Vec<Extent>>,
+    /// Where the search for data goes on, if everything is set aside.
+    search: Option<(VolumeId, u64)>,
     stream: u128,
     term: TermRef,
     chain: Chain,
@@ -47,7 +49,7 @@ impl Node {
         node: NodeId,
         session: SessionId,
         fork: Lsn,
-        changed: DirtySet,
+        changed: Option<DirtySet>,
     ) -> SetAside {
         let stream = self.draw_id();
         let term = self
@@ -55,8 +57,9 @@ impl Node {
             .last()
             .map_or(TermRef { number: 0, id: TermId(0) }, |t| TermRef { number: t.number, id: t.id });
         let mut aside = SetAside {
-            changed: changed.extents().collect(),
-            left: changed,
+            changed: changed.as_ref().map(|c| c.extents().collect()),
+            search: changed.is_none().then_some((VolumeId(0), 0)),
+            left: changed.unwrap_or_else(|| self.unapplied()),
             stream,
             term,
             chain: Chain::start(stream),
@@ -69,6 +72,10 @@ impl Node {
     }
 
     fn read_orphans(&mut self, node: NodeId, session: SessionId, aside: &mut SetAside) {
+        if let Some((volume, offset)) = aside.search {
+            let purpose = Purpose::SalvageSearch { peer: node, session };
+            return self.io(purpose, Part::Store(volume), IoOp::NextData { offset });
+        }
         let Some(extent) = aside.left.next((VolumeId(0), 0), STEP_BYTES) else { return };
         aside.left.remove(extent);
         let (read, parts) = ViewRead::start(&self.overlay, extent);
@@ -81,6 +88,40 @@ impl Node {
         if done {
             self.write_orphans(node, session, aside);
         }
+    }
+
+    /// Blocks that are in memory and not yet in the store.
+    fn unapplied(&self) -> DirtySet {
+        let mut set = DirtySet::new(&self.volume_sizes());
+        for r in self.overlay.records_from(Lsn(0)) {
+            set.add(Extent { volume: r.volume, offset: r.offset, length: r.length });
+        }
+        set
+    }
+
+    /// Where the store holds data, where everything is set aside.
+    pub(super) fn salvage_searched(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
+        let Some(mut aside) = self.take_aside(node, session) else { return };
+        let Some((volume, _)) = aside.search else { return };
+        let size = self.cfg.volumes[volume.0 as usize].size;
+        let end = match result {
+            Ok(IoData::Extent(Some((offset, length)))) => {
+                aside.left.add(Extent { volume, offset, length: length.min(size.saturating_sub(offset)) });
+                offset.saturating_add(length)
+            }
+            Ok(_) => size,
+            Err(error) => return self.salvage_failed(node, error.errno),
+        };
+        aside.search = match end < size {
+            true => Some((volume, end)),
+            false if usize::from(volume.0) + 1 < self.cfg.volumes.len() => Some((VolumeId(volume.0 + 1), 0)),
+            false => None,
+        };
+        if aside.search.is_none() && aside.left.is_empty() {
+            return self.orphans_are_safe(node, session, aside.changed);
+        }
+        self.read_orphans(node, session, &mut aside);
+        self.put_aside(node, aside);
     }
 
     fn write_orphans(&mut self, node: NodeId, session: SessionId, aside: &mut SetAside) {

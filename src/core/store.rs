@@ -73,7 +73,7 @@ impl Node {
 
     fn round_is_due(&self) -> bool {
         // In an open gap the store is not this node's log, applied.
-        if self.applicable() <= self.store.applied || self.fault.is_some() || self.gap.is_some() {
+        if self.applicable() <= self.store.applied || self.fault.is_some() || self.gap.is_some() || self.is_turning() {
             return false;
         }
         let since_ms = self.now.since_us(self.store.rested) / 1000;

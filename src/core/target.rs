@@ -4,7 +4,7 @@ use super::api::*;
 use super::gap::GapState;
 use super::hello::Hello;
 use super::lineage::{Lineage, Relation};
-use super::node::Node;
+use super::node::{Node, Purpose};
 use super::notice::Notice;
 use super::peer::{Deferred, Link, Target, TargetStage};
 use super::resync_target::ResyncTarget;
@@ -38,8 +38,10 @@ enum Step {
     Settle,
     /// Orphans are being set aside.
     SetAside(Box<SetAside>),
+    /// The history notes what changed on this side.
+    Note(Box<GapState>),
     /// The superblock with the new lineage, or the open gap, is being written.
-    Write(Vec<Extent>),
+    Write,
 }
 
 impl Node {
@@ -125,6 +127,14 @@ impl Node {
         })
     }
 
+    /// Whether a passive is on its way to another past: nothing is applied meanwhile.
+    pub(super) fn is_turning(&self) -> bool {
+        self.peers.iter().any(|p| {
+            matches!(&p.link, Link::Target(t)
+                if matches!(&t.stage, TargetStage::Preparing(p) if !matches!(p.step, Step::Settle)))
+        })
+    }
+
     pub(super) fn poll_target(&mut self, node: NodeId) {
         match self.peers[node.0 as usize].target_mut().map(|t| &t.stage) {
             Some(TargetStage::Preparing(_)) => self.poll_prepare(node),
@@ -151,19 +161,11 @@ impl Node {
             return self.close_link(node, "applied past the fork meanwhile", true);
         }
         if end <= plan.fork || self.gap.is_some() {
-            return self.prepared(node, session, Vec::new());
+            return self.prepared(node, session, Some(Vec::new()));
         }
-        match self.changed_since(node, plan.fork) {
-            Some(changed) => {
-                let aside = self.begin_set_aside(node, session, plan.fork, changed);
-                self.put_aside(node, aside);
-            }
-            None => {
-                let why = "this replica no longer knows what it changed since the fork, so it cannot set that aside: export what is \
-                           needed, then create it anew";
-                self.refuse(node, why.into());
-            }
-        }
+        let changed = self.changed_since(node, plan.fork);
+        let aside = self.begin_set_aside(node, session, plan.fork, changed);
+        self.put_aside(node, aside);
     }
 
     fn prepare_mut(&mut self, node: NodeId, session: SessionId) -> Option<&mut Prepare> {
@@ -175,7 +177,7 @@ impl Node {
 
     pub(super) fn take_aside(&mut self, node: NodeId, session: SessionId) -> Option<SetAside> {
         let prepare = self.prepare_mut(node, session)?;
-        match std::mem::replace(&mut prepare.step, Step::Write(Vec::new())) {
+        match std::mem::replace(&mut prepare.step, Step::Write) {
             Step::SetAside(aside) => Some(*aside),
             other => {
                 prepare.step = other;
@@ -190,18 +192,17 @@ impl Node {
         }
     }
 
-    pub(super) fn orphans_are_safe(&mut self, node: NodeId, session: SessionId, changed: Vec<Extent>) {
+    pub(super) fn orphans_are_safe(&mut self, node: NodeId, session: SessionId, changed: Option<Vec<Extent>>) {
         self.prepared(node, session, changed);
     }
 
     /// Nothing is lost by going on: end what is past the fork, or open the gap, durably.
-    fn prepared(&mut self, node: NodeId, session: SessionId, changed: Vec<Extent>) {
+    fn prepared(&mut self, node: NodeId, session: SessionId, changed: Option<Vec<Extent>>) {
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let (plan, lineage) = (prepare.plan, prepare.lineage.clone());
-        prepare.step = Step::Write(changed);
+        prepare.step = Step::Write;
         if plan.resync {
-            self.open_gap();
-            return self.persist(Then::GapOpen { peer: node, session });
+            return self.open_gap(node, session, changed);
         }
         if self.log.end() > plan.fork {
             self.log.truncate(plan.fork);
@@ -220,31 +221,57 @@ impl Node {
         }
     }
 
-    fn open_gap(&mut self) {
+    fn open_gap(&mut self, node: NodeId, session: SessionId, changed: Option<Vec<Extent>>) {
         if self.gap.is_some() {
-            return;
+            return self.persist(Then::GapOpen { peer: node, session });
         }
+        let everything = || {
+            let volumes = self.cfg.volumes.iter().enumerate();
+            volumes.map(|(i, v)| Extent { volume: VolumeId(i as u16), offset: 0, length: v.size }).collect()
+        };
+        let changed = changed.unwrap_or_else(everything);
         let applied = self.store.applied();
         let rollback = (!self.lineage.is_fresh()).then_some(applied);
         let stream = self.draw_id();
-        self.gap = Some(GapState::new(rollback, &self.volume_sizes(), stream));
-        self.history_stream = stream;
+        let mut gap = GapState::new(rollback, &self.volume_sizes(), stream);
+        let (offset, bufs) = gap.note_changed(&changed);
+        let Some(prepare) = self.prepare_mut(node, session) else { return };
+        prepare.step = Step::Note(Box::new(gap));
+        if bufs.is_empty() {
+            return self.gap_noted(node, session, Ok(IoData::Nothing));
+        }
+        let purpose = Purpose::GapNoted { peer: node, session };
+        self.io(purpose, Part::History, IoOp::Write { offset, bufs, sync: true });
+    }
+
+    /// The history can be found; now the superblock may say that the gap is open.
+    pub(super) fn gap_noted(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
+        if let Err(error) = result {
+            self.notice(Notice::StorageFailed { part: "history".into(), errno: error.errno });
+            return self
+                .refuse(node, format!("the history cannot be written (errno {}): make room for it", error.errno));
+        }
+        let Some(prepare) = self.prepare_mut(node, session) else { return };
+        let Step::Note(gap) = std::mem::replace(&mut prepare.step, Step::Write) else { return };
+        let applied = self.store.applied();
+        self.history_stream = gap.stream;
+        self.gap = Some(*gap);
         let log_stream = self.draw_id();
+        self.cancel_reclaim();
         self.log.restart_at(applied, log_stream);
         self.overlay.truncate(applied);
         self.zero = false;
+        self.persist(Then::GapOpen { peer: node, session });
     }
 
     /// The gap is durably open: contents may come.
     pub(super) fn gap_is_open(&mut self, node: NodeId, session: SessionId) {
         let Some(gap) = &self.gap else { return };
-        let (applied, saved) = (self.store.applied(), gap.saved.extents().collect::<Vec<Extent>>());
+        let applied = self.store.applied();
+        let extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let since = prepare.plan.fork.min(applied);
-        let Step::Write(changed) = std::mem::replace(&mut prepare.step, Step::Settle) else { return };
         let resync = ResyncTarget::new(std::mem::take(&mut prepare.lineage), prepare.zero);
-        let mut extents = changed;
-        extents.extend(saved);
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
             target.stage = TargetStage::Resync(Box::new(resync));
         }

@@ -251,13 +251,12 @@ fn encode_record(entry: &mut [u8], record: &Record) {
 /// What is written for a batch, in order: the header block, and each payload with zeros up to a whole block. No
 /// payload is copied.
 pub fn buffers(header_block: Payload, records: &[Record]) -> Vec<Payload> {
-    thread_local!(static ZEROS: Payload = BufMut::zeroed(BLOCK).freeze());
     let mut bufs = vec![header_block];
     for record in records.iter().filter(|r| !r.payload.is_empty()) {
         bufs.push(record.payload.clone());
         let rest = record.payload.len() % BLOCK;
         if rest != 0 {
-            bufs.push(ZEROS.with(|z| z.slice(0, BLOCK - rest)));
+            bufs.push(BufMut::zeroed(BLOCK - rest).freeze());
         }
     }
     bufs

@@ -1,0 +1,250 @@
+//! The loop: waits on the ring, tells the core what happened, and does what it says.
+//!
+//! One round takes everything that has completed, lets the core decide once (group commit), and submits all that follows
+//! with a single system call, which also waits for the next round.
+
+use super::clients::Clients;
+use super::disk::{Disk, Step};
+use super::engine::Engine;
+use super::handle::{Request, Requests};
+use super::hub::{Hub, Tag};
+use super::journal::Happening;
+use super::peers::Peers;
+use super::ring::{Completion, Fd, Op};
+use crate::core::{Action, BlockingDisk, CommandId, Event, IoId, Part, Time};
+use nix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+/// At the end, answers that are under way are waited for so long.
+const STOPPING_MS: u64 = 3000;
+
+/// A deadline of the core that is always over already would make the loop spin: then it sleeps so long.
+const BREATH: Duration = Duration::from_millis(1);
+
+/// See the module's page.
+pub struct Loop<E> {
+    pub hub: Hub,
+    pub engine: E,
+    pub disk: Disk,
+    pub peers: Peers,
+    pub clients: Clients,
+    requests: Requests,
+    /// Readable when the process is told to end.
+    signal: Fd,
+    commands: BTreeMap<CommandId, Sender<Result<String, String>>>,
+    last_command: u64,
+    io_in_flight: usize,
+    /// When to end at the latest.
+    stopping: Option<Time>,
+    /// Rounds in a row in which nothing happened and nothing was waited for.
+    empty_rounds: u32,
+}
+
+/// Everything that a loop is made of.
+pub struct Pieces<E> {
+    pub hub: Hub,
+    pub engine: E,
+    pub disk: Disk,
+    pub peers: Peers,
+    pub clients: Clients,
+    pub requests: Requests,
+    pub signal: Fd,
+}
+
+/// Microseconds since boot. It goes on while the machine sleeps, as leases must (C2).
+pub fn now() -> Time {
+    // Cannot fail: every kernel with io_uring has this clock.
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("the kernel has CLOCK_BOOTTIME");
+    Time(time.tv_sec() as u64 * 1_000_000 + time.tv_nsec() as u64 / 1000)
+}
+
+impl<E: Engine> Loop<E> {
+    pub fn new(pieces: Pieces<E>) -> Loop<E> {
+        let Pieces { hub, engine, disk, peers, clients, requests, signal } = pieces;
+        Loop {
+            hub,
+            engine,
+            disk,
+            peers,
+            clients,
+            requests,
+            signal,
+            commands: BTreeMap::new(),
+            last_command: 0,
+            io_in_flight: 0,
+            stopping: None,
+            empty_rounds: 0,
+        }
+    }
+
+    /// Runs until the daemon is told to stop.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the ring as such.
+    pub fn run(&mut self) -> io::Result<()> {
+        self.hub.now = now();
+        self.peers.start(&mut self.hub);
+        self.hub.ring.push(Tag::Wake, Op::PollIn { file: self.requests.fd.clone() });
+        self.hub.ring.push(Tag::Signal, Op::PollIn { file: self.signal.clone() });
+        let mut completions = Vec::new();
+        self.decide();
+        while !self.ended() {
+            let timeout = self.timeout();
+            self.hub.ring.wait(timeout)?;
+            self.hub.now = now();
+            self.hub.ring.completions(&mut completions);
+            let quiet = completions.is_empty() && self.hub.events.is_empty();
+            self.empty_rounds = if quiet && timeout == Some(Duration::ZERO) { self.empty_rounds + 1 } else { 0 };
+            completions.drain(..).for_each(|done| self.dispatch(done));
+            self.decide();
+        }
+        self.finish();
+        Ok(())
+    }
+
+    /// How long nothing needs to be done by itself; none: for ever.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.hub.events.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let deadlines = [self.engine.deadline(), self.peers.deadline(), self.clients.deadline(), self.stopping];
+        let next = deadlines.into_iter().flatten().min()?;
+        let left = Duration::from_micros(next.since_us(self.hub.now));
+        Some(if left.is_zero() && self.empty_rounds > 1 { BREATH } else { left })
+    }
+
+    fn dispatch(&mut self, done: Completion<Tag>) {
+        let Completion { tag, op, result } = done;
+        match tag {
+            Tag::Disk(job) => {
+                self.io_in_flight -= 1;
+                let step = job.advance(op, result);
+                self.step(step);
+            }
+            Tag::Peer(tag) => self.peers.completed(tag, op, result, &mut self.hub),
+            Tag::Client(tag) => self.clients.completed(tag, op, result, &mut self.hub),
+            Tag::Wake => {
+                self.requests.drain().into_iter().for_each(|r| self.request(r));
+                self.hub.ring.push(Tag::Wake, op);
+            }
+            Tag::Signal => self.stop(),
+            Tag::Cancel => {}
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Submit(job, op) => {
+                self.io_in_flight += 1;
+                self.hub.ring.push(Tag::Disk(job), op);
+            }
+            Step::Done(id, result) => self.hub.events.push_back(Event::IoDone { id, result }),
+        }
+    }
+
+    /// Tells the core what happened, lets it decide, and does what it says.
+    fn decide(&mut self) {
+        let now = self.hub.now;
+        self.peers.tick(&mut self.hub);
+        self.clients.tick(&mut self.hub);
+        // What the actions below bring about at once waits for the next round.
+        for event in std::mem::take(&mut self.hub.events) {
+            self.engine.handle(now, event);
+        }
+        self.engine.poll(now);
+        while let Some(action) = self.engine.next_action() {
+            self.act(action);
+        }
+        self.clients.set_open(self.engine.accepts_writes() && self.stopping.is_none());
+        self.clients.resume(&mut self.hub);
+        self.peers.flush(&mut self.hub);
+        self.clients.flush(&mut self.hub);
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Io { id, part, op } => self.io(id, part, op),
+            Action::Complete { req, result } => self.clients.complete(req, result),
+            Action::Connect { peer } => self.peers.dial(peer, &mut self.hub),
+            Action::Send { peer, session, message } => self.peers.send(peer, session, &message, &mut self.hub),
+            Action::Close { peer, session } => self.peers.close(peer, session, &mut self.hub),
+            Action::CommandDone { id, result } => {
+                if let Some(reply) = self.commands.remove(&id) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(result.map_err(|refusal| refusal.to_string()));
+                }
+            }
+            Action::Notice(notice) => self.hub.journal.note(&notice),
+            Action::Serve { .. } => {
+                if self.stopping.is_none() {
+                    self.clients.serve(&mut self.hub);
+                }
+            }
+            Action::StopServing => self.clients.stop_serving(&mut self.hub),
+        }
+    }
+
+    fn io(&mut self, id: IoId, part: Part, op: crate::core::IoOp) {
+        let step = self.disk.start(id, part, op);
+        self.step(step);
+    }
+
+    fn request(&mut self, request: Request) {
+        // An answer that nobody waits for any more is no error.
+        match request {
+            Request::Command { command, reply } if self.stopping.is_none() => {
+                self.last_command += 1;
+                let id = CommandId(self.last_command);
+                self.commands.insert(id, reply);
+                self.hub.events.push_back(Event::Command { id, command });
+            }
+            // Dropping the sender says that the daemon is ending.
+            Request::Command { .. } => {}
+            Request::Status { reply } => {
+                let _ = reply.send(self.status());
+            }
+            Request::Subscribe { reply } => {
+                let _ = reply.send(self.hub.journal.subscribe());
+            }
+            Request::Stop => self.stop(),
+        }
+    }
+
+    /// The core's status, and what the daemon adds to it: connected clients, and how each part is read and written.
+    fn status(&self) -> Value {
+        let mut status = self.engine.status(self.hub.now);
+        if let Value::Object(fields) = &mut status {
+            let parts =
+                self.disk.modes().map(|(path, mode)| json!({ "path": path.display().to_string(), "io": mode.name() }));
+            fields.insert("clients".into(), self.clients.count().into());
+            fields.insert("parts".into(), parts.collect());
+        }
+        status
+    }
+
+    /// Lets nobody in, receives no more requests, and ends when those that it has are answered, or after a while.
+    fn stop(&mut self) {
+        if self.stopping.is_none() {
+            self.stopping = Some(self.hub.now.plus_ms(STOPPING_MS));
+            self.hub.journal.note(&Happening::Stopping);
+            self.clients.close_doors();
+        }
+    }
+
+    fn ended(&self) -> bool {
+        let settled = self.clients.settled() && self.io_in_flight == 0 && self.hub.events.is_empty();
+        self.stopping.is_some_and(|until| settled || until <= self.hub.now)
+    }
+
+    /// What was answered must not be lost with the machine either: a daemon that is stopped leaves a flushed log.
+    fn finish(&mut self) {
+        if let Err(e) = self.disk.flush(Part::Log) {
+            let what = format!("the last flush of the log failed: errno {}", e.errno);
+            self.hub.journal.note(&Happening::Defect { what });
+        }
+    }
+}

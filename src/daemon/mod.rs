@@ -1,0 +1,127 @@
+//! The daemon: one thread, one io_uring loop, the core in the middle.
+//!
+//! [`create`] makes a node's parts; [`run`] recovers them, builds the core ([`crate::core::Node`]) and drives it until it is
+//! told to stop. What reaches in from other threads goes through [`LoopHandle`].
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`ring`] | io_uring made safe; all `unsafe` of the daemon |
+//! | [`disk`] | parts as files and devices |
+//! | `net` | received bytes, bytes to send, sockets |
+//! | `peers`, `clients` | connections to nodes and NBD clients |
+//! | `event_loop` | events to the core, actions from it |
+//! | `journal`, `handle` | what is said to people, and asked by them |
+
+mod clients;
+mod create;
+pub mod disk;
+mod engine;
+mod event_loop;
+mod handle;
+mod hub;
+mod journal;
+mod net;
+mod peers;
+pub mod ring;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use create::create;
+pub use handle::{LoopHandle, Request};
+pub use journal::Happening;
+
+use crate::config::Settings;
+use crate::control::{ControlError, Server};
+use crate::core::{Incarnation, Node, RecoveryError, recovery};
+use disk::{Disk, DiskError, IoMode};
+use event_loop::{Loop, Pieces};
+use hub::Hub;
+use journal::Journal;
+use net::ListenError;
+use peers::Peers;
+use ring::{Ring, RingError};
+use std::collections::VecDeque;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+
+/// Why a daemon does not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    #[error("the node's address: {0}")]
+    Peers(ListenError),
+    #[error("nbd: {0}")]
+    Nbd(ListenError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error("the kernel ended the I/O loop: {0}")]
+    Loop(io::Error),
+    #[error("cannot {what}: {source}")]
+    System { what: &'static str, source: io::Error },
+}
+
+/// Runs a node's daemon in this thread until it is told to stop, by its control socket, SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever keeps it from starting, in words; and where the kernel refuses to go on.
+pub fn run(settings: Settings) -> Result<(), DaemonError> {
+    let (mut event_loop, handle) = prepare(settings.clone())?;
+    // Last, so that whoever finds the socket finds a daemon that can serve.
+    let _control = Server::start(&settings.control, handle)?;
+    event_loop.run().map_err(DaemonError::Loop)
+}
+
+/// Everything up to the loop: recovery, the core, listeners, the ring.
+fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonError> {
+    settings.node.incarnation = Incarnation(random_u128()?);
+    settings.node.boot = boot_id()?;
+    let mut disk = Disk::open(&settings)?;
+    let peers = Peers::new(&settings).map_err(DaemonError::Peers)?;
+    let clients = clients::Clients::new(&settings).map_err(DaemonError::Nbd)?;
+    let hub = Hub { ring: Ring::new()?, events: VecDeque::new(), journal: Journal::new(), now: event_loop::now() };
+    let (handle, requests) = handle::channel().map_err(system("make an event descriptor"))?;
+    let signal = signals().map_err(system("handle signals"))?;
+    let recovered = recovery::recover(&settings.node, &mut disk)?;
+    let engine = Node::new(settings.node, recovered, hub.now);
+    let mut pieces = Pieces { hub, engine, disk, peers, clients, requests, signal };
+    for (path, mode) in pieces.disk.modes() {
+        if mode == IoMode::Buffered {
+            pieces.hub.journal.note(&Happening::BufferedIo { path: path.display().to_string() });
+        }
+    }
+    Ok((Loop::new(pieces), handle))
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> DaemonError {
+    move |source| DaemonError::System { what, source }
+}
+
+/// A descriptor that becomes readable at SIGTERM or SIGINT.
+fn signals() -> io::Result<ring::Fd> {
+    let (read, write) = UnixStream::pair()?;
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+    }
+    Ok(Rc::new(read.into()))
+}
+
+fn random_u128() -> Result<u128, DaemonError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| DaemonError::System { what: "draw random numbers", source: io::Error::other(e.to_string()) })?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+/// The random identity of this boot of the kernel (C5); where it does not tell, one that no other process has.
+fn boot_id() -> Result<u128, DaemonError> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    u128::from_str_radix(&text.trim().replace('-', ""), 16).or_else(|_| random_u128())
+}

@@ -1,0 +1,63 @@
+//! Pieces waiting to be sent on one connection.
+
+use crate::daemon::ring::{Fd, Gather, MAX_PIECES, Op, Piece};
+use std::collections::VecDeque;
+
+/// A queue whose pieces are sent in order, as many at once as the kernel takes.
+#[derive(Default)]
+pub struct Outbox {
+    queue: VecDeque<Piece>,
+    sending: bool,
+}
+
+impl Outbox {
+    /// Appends a piece.
+    pub fn push(&mut self, piece: Piece) {
+        if piece.length() > 0 {
+            self.queue.push_back(piece);
+        }
+    }
+
+    /// Whether a send is under way.
+    pub fn sending(&self) -> bool {
+        self.sending
+    }
+
+    /// Whether everything was sent.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty() && !self.sending
+    }
+
+    /// Forgets what was not yet handed to the kernel.
+    pub fn clear(&mut self) {
+        self.queue.clear();
+    }
+
+    /// The next send, if there is something to send and none under way.
+    pub fn next(&mut self, socket: &Fd) -> Option<Op> {
+        if self.sending || self.queue.is_empty() {
+            return None;
+        }
+        self.sending = true;
+        let n = self.queue.len().min(MAX_PIECES);
+        let pieces = self.queue.drain(..n).collect();
+        Some(Op::Send { socket: socket.clone(), data: Gather::Pieces(pieces), skip: 0 })
+    }
+
+    /// Takes back a send that has moved `n` bytes; what it left over is to be sent next.
+    pub fn sent(&mut self, op: Op, n: usize) -> Option<Op> {
+        let Op::Send { socket, data, skip } = op else { unreachable!("only sends are sent") };
+        let skip = skip + n as u64;
+        if skip < data.length() {
+            return Some(Op::Send { socket, data, skip });
+        }
+        self.sending = false;
+        None
+    }
+
+    /// Takes note that the send under way has failed.
+    pub fn failed(&mut self) {
+        self.sending = false;
+        self.queue.clear();
+    }
+}

@@ -1,0 +1,403 @@
+//! The demonstration, step by step. Each step says what it does, then what came of it.
+
+use super::cluster::{Cluster, ClusterError, Found, Plan};
+use super::compare::{Difference, compare};
+use super::load::{Meter, Shape, Writer};
+use super::oracle::{Oracle, Promise, Violation};
+use crate::core::Mode;
+use crate::nbd_client::NbdError;
+use serde_json::Value;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const ALPHA: usize = 0;
+const BETA: usize = 1;
+const VOLUME: &str = "disk0";
+/// Of the 64 MiB, in blocks: what the pages are in, and the journal behind it.
+const PAGES: std::ops::Range<u64> = 0..12_288;
+const JOURNAL: std::ops::Range<u64> = 12_288..16_384;
+/// The longest that any single step may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LINE_EVERY: Duration = Duration::from_millis(500);
+
+/// What a user may choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Leave the pair running at the end.
+    pub keep: bool,
+    /// How long to write before the active is killed.
+    pub seconds: u32,
+    pub mode: Mode,
+}
+
+/// Why the demonstration failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error("a writer was failed before anything had been killed: {0}")]
+    Writer(NbdError),
+    #[error("{node} could not be read back: {source}")]
+    ReadBack { node: String, source: NbdError },
+    #[error("DATA LOST: {who}: {violation}")]
+    Violation { who: &'static str, violation: Violation },
+    #[error("beta was to be promoted without a word about alpha, and was not refused: {answer}")]
+    NotRefused { answer: String },
+    #[error("the stores cannot be compared: {0}")]
+    Compare(io::Error),
+    #[error("the stores of alpha and beta differ: {0}")]
+    Differ(Difference),
+    #[error("cannot print: {0}")]
+    Print(#[from] io::Error),
+    #[error("cannot find out which program this is: {0}")]
+    NoExe(io::Error),
+}
+
+/// What the table shows.
+#[derive(Debug, Default)]
+struct Report {
+    writes: u64,
+    flushed: u64,
+    lost: u64,
+    lost_flushed: u64,
+    orphans: Option<u64>,
+    to_answer: Duration,
+    to_promote: Duration,
+    to_catch_up: Duration,
+    stores: u64,
+}
+
+struct Demo<'a> {
+    options: Options,
+    cluster: Cluster,
+    writers: [Writer; 2],
+    names: [&'static str; 2],
+    report: Report,
+    out: &'a mut dyn Write,
+}
+
+/// Runs it all, printing to `out`. The daemons and their folder are gone when it returns, unless they were to be kept.
+/// Setting `interrupted` ends it early.
+pub fn run(options: Options, interrupted: &'static AtomicBool, out: &mut dyn Write) -> Result<(), DemoError> {
+    let exe = std::env::current_exe().map_err(DemoError::NoExe)?;
+    let mode = if options.mode == Mode::Sync { "sync" } else { "async" };
+    let plan = Plan::of(&["alpha", "beta"], "64MiB").resource(format!("mode = \"{mode}\""));
+    let mut cluster = Cluster::new(&exe, &plan)?;
+    cluster.interrupted_by(interrupted);
+    if options.keep {
+        cluster.detach();
+    }
+    let seed = u64::from(std::process::id());
+    let pages = Writer::new(Oracle::new(1, PAGES), Shape::Pages { depth: 16, flush_every: 64 }, seed);
+    let journal = Writer::new(Oracle::new(2, JOURNAL), Shape::Journal, seed + 1);
+    let (writers, names) = ([pages, journal], ["the pages", "the journal"]);
+    let mut demo = Demo { options, cluster, writers, names, report: Report::default(), out };
+    demo.set_up()?;
+    demo.write_and_kill()?;
+    demo.take_over()?;
+    demo.check_survivor()?;
+    demo.bring_back()?;
+    demo.compare_stores()?;
+    demo.table()?;
+    demo.finish()
+}
+
+impl Demo<'_> {
+    fn say(&mut self, line: impl AsRef<str>) -> Result<(), DemoError> {
+        writeln!(self.out, "{}", line.as_ref())?;
+        Ok(self.out.flush()?)
+    }
+
+    fn set_up(&mut self) -> Result<(), DemoError> {
+        let folder = self.cluster.folder().display().to_string();
+        self.say(format!("A pair of nodes on this machine, in {folder}:"))?;
+        for node in [ALPHA, BETA] {
+            self.cluster.create(node)?;
+            self.cluster.start(node)?;
+        }
+        for node in [ALPHA, BETA] {
+            self.cluster.wait_status(node, "it meets its peer", PATIENCE, |s| s["peers"][0]["state"] == "idle")?;
+        }
+        self.say("  $ understudy promote demo.toml --node alpha")?;
+        let answer = self.cluster.promote(ALPHA)?;
+        self.say(format!("  {answer}"))?;
+        let sync = self.options.mode == Mode::Sync;
+        if sync {
+            self.cluster.wait_in_sync(ALPHA, &[ALPHA, BETA], PATIENCE)?;
+        } else {
+            self.cluster.wait_status(ALPHA, "beta follows", PATIENCE, |s| s["peers"][0]["state"] == "async")?;
+        }
+        let state = if sync { "in sync" } else { "following (async)" };
+        self.say(format!("  beta is {state}; alpha serves {}", self.cluster.nbd_uri(ALPHA, VOLUME)))
+    }
+
+    fn write_and_kill(&mut self) -> Result<(), DemoError> {
+        self.say("\nWriting as a database does: pages of 4 to 16 KiB at random, flushed now and then, and a journal, each entry flushed.\n")?;
+        self.say("    time   writes/s   MiB/s   p50 us   p99 us   flushes/s   beta is behind by")?;
+        let seconds = Duration::from_secs(self.options.seconds.into());
+        self.load(ALPHA, seconds, true)?;
+        self.say("\nalpha was killed in mid-write (SIGKILL).\n")
+    }
+
+    /// Has both writers write to a node for some time, one line each half second; then `kill`s the node, or stops.
+    fn load(&mut self, node: usize, time: Duration, kill: bool) -> Result<(), DemoError> {
+        let (stop, killed, meter) = (AtomicBool::new(false), AtomicBool::new(false), Meter::default());
+        let mut clients = [self.cluster.nbd(node, VOLUME)?, self.cluster.nbd(node, VOLUME)?];
+        let before: u64 = self.writers.iter().map(|w| w.oracle.issued()).sum();
+        let (cluster, out) = (&mut self.cluster, &mut *self.out);
+        let writers = &mut self.writers;
+        let watched = std::thread::scope(|scope| {
+            let threads: Vec<_> = writers
+                .iter_mut()
+                .zip(&mut clients)
+                .map(|(writer, client)| {
+                    let (stop, meter, killed) = (&stop, &meter, &killed);
+                    scope.spawn(move || match writer.run(client, stop, meter) {
+                        // The server is gone, and was to go.
+                        Err(NbdError::Closed | NbdError::Io { .. }) if killed.load(Ordering::SeqCst) => Ok(()),
+                        other => other,
+                    })
+                })
+                .collect();
+            let shown = watch(cluster, node, time, &meter, out, || threads.iter().any(|t| t.is_finished()));
+            let ended = match &shown {
+                Ok(()) if kill => {
+                    killed.store(true, Ordering::SeqCst);
+                    cluster.kill(node).map_err(DemoError::from)
+                }
+                _ => Ok(()),
+            };
+            stop.store(true, Ordering::Relaxed);
+            for thread in threads {
+                match thread.join() {
+                    Ok(result) => result.map_err(DemoError::Writer)?,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            shown.and(ended)
+        });
+        watched?;
+        let after: u64 = self.writers.iter().map(|w| w.oracle.issued()).sum();
+        self.report.writes += after - before;
+        self.report.flushed = self.writers.iter().map(|w| w.oracle.flushed()).sum();
+        Ok(())
+    }
+
+    fn take_over(&mut self) -> Result<(), DemoError> {
+        let since = Instant::now();
+        self.cluster
+            .wait_status(BETA, "it sees that alpha is gone", PATIENCE, |s| s["peers"][0]["state"] != "following")?;
+        self.say("  $ understudy promote demo.toml --node beta")?;
+        let plain = self.cluster.promote(BETA);
+        let Err(ClusterError::Control { source, .. }) = plain else {
+            return Err(plain.map_or_else(DemoError::from, |answer| DemoError::NotRefused { answer }));
+        };
+        let words = source.to_string();
+        self.say(format!("  refused: {}", words.lines().next().unwrap_or_default()))?;
+        self.say("  Two nodes alone cannot tell a dead peer from a cut cable. The operator can:")?;
+        self.say("  $ understudy promote demo.toml --node beta --force --off alpha")?;
+        let asked = Instant::now();
+        let answer = self.cluster.promote_without(BETA, &[ALPHA])?;
+        self.report.to_promote = asked.elapsed();
+        let mut client = self.cluster.nbd(BETA, VOLUME)?;
+        client.read(0, 4096).map_err(|source| DemoError::ReadBack { node: "beta".into(), source })?;
+        self.report.to_answer = since.elapsed();
+        let (promote, all) = (millis(self.report.to_promote), millis(self.report.to_answer));
+        self.say(format!("  {answer} ({promote} ms; first read answered {all} ms after the kill)"))
+    }
+
+    /// Reads back every byte and asks the oracle of each writer.
+    fn check_survivor(&mut self) -> Result<(), DemoError> {
+        let promise = match self.options.mode {
+            Mode::Sync => Promise::Completed,
+            Mode::Async => Promise::AnyPrefix,
+        };
+        let promised: u64 = self.writers.iter().map(|w| w.oracle.completed()).sum();
+        let flushed: u64 = self.writers.iter().map(|w| w.oracle.flushed()).sum();
+        let mut held = 0;
+        for (writer, who) in self.writers.iter_mut().zip(self.names) {
+            let mut client = self.cluster.nbd(BETA, VOLUME)?;
+            let image = writer.read_back(&mut client);
+            let image = image.map_err(|source| DemoError::ReadBack { node: "beta".into(), source })?;
+            let (completed, flushed) = (writer.oracle.completed(), writer.oracle.flushed());
+            let violation = |violation| DemoError::Violation { who, violation };
+            let prefix = writer.oracle.check(&image, promise).map_err(violation)?;
+            held += prefix;
+            self.report.lost += completed.saturating_sub(prefix);
+            self.report.lost_flushed += flushed.saturating_sub(prefix);
+            writer.oracle.settle(prefix);
+        }
+        let report = &self.report;
+        let text = format!(
+            "\nbeta was read back and checked byte by byte: it holds the state after {held} writes.\n  \
+             {promised} writes had completed, {flushed} of them flushed: {} are missing, {} of them flushed.",
+            report.lost, report.lost_flushed
+        );
+        self.say(text)?;
+        if self.options.mode == Mode::Async && self.report.lost > 0 {
+            self.say("  That is the price of async: the writes that were on their way when alpha died.")?;
+        }
+        Ok(())
+    }
+
+    fn bring_back(&mut self) -> Result<(), DemoError> {
+        self.say("\nWriting goes on at beta, and alpha comes back:\n\n  $ understudy run demo.toml --node alpha")?;
+        let since = Instant::now();
+        self.cluster.start(ALPHA)?;
+        self.load(BETA, Duration::from_millis(1500), false)?;
+        if self.options.mode == Mode::Sync {
+            self.cluster.wait_in_sync(BETA, &[ALPHA, BETA], PATIENCE)?;
+        }
+        self.cluster.wait_applied(BETA, &[ALPHA, BETA], PATIENCE)?;
+        self.report.to_catch_up = since.elapsed();
+        self.report.orphans = orphans(&self.cluster.said(ALPHA));
+        Ok(())
+    }
+
+    fn compare_stores(&mut self) -> Result<(), DemoError> {
+        for (writer, who) in self.writers.iter_mut().zip(self.names) {
+            let mut client = self.cluster.nbd(BETA, VOLUME)?;
+            let image = writer.read_back(&mut client);
+            let image = image.map_err(|source| DemoError::ReadBack { node: "beta".into(), source })?;
+            let violation = |violation| DemoError::Violation { who, violation };
+            writer.oracle.check(&image, Promise::Completed).map_err(violation)?;
+        }
+        let (alpha, beta) = (self.cluster.store(ALPHA, VOLUME), self.cluster.store(BETA, VOLUME));
+        let (bytes, difference) = compare(&alpha, &beta).map_err(DemoError::Compare)?;
+        match difference {
+            Some(difference) => Err(DemoError::Differ(difference)),
+            None => {
+                self.report.stores = bytes;
+                Ok(())
+            }
+        }
+    }
+
+    fn table(&mut self) -> Result<(), DemoError> {
+        let r = &self.report;
+        let orphans = match r.orphans {
+            Some(n) => format!("{n} (kept in alpha's folder)"),
+            None => "0 (beta had received all that alpha had written)".to_string(),
+        };
+        let rows = [
+            ("writes", r.writes.to_string()),
+            ("flushed writes", r.flushed.to_string()),
+            ("completed writes lost", r.lost.to_string()),
+            ("flushed writes lost", r.lost_flushed.to_string()),
+            ("orphaned writes set aside", orphans),
+            ("time to promote", format!("{} ms", millis(r.to_promote))),
+            ("from the kill to the first answer", format!("{} ms", millis(r.to_answer))),
+            ("time to catch up, under load", format!("{} ms from alpha's start", millis(r.to_catch_up))),
+            ("alpha's and beta's stores", format!("equal, {} MiB compared", r.stores >> 20)),
+        ];
+        let lines: Vec<String> = rows.iter().map(|(what, value)| format!("  {what:<36}{value}")).collect();
+        self.say(format!("\n{}", lines.join("\n")))
+    }
+
+    fn finish(&mut self) -> Result<(), DemoError> {
+        if !self.options.keep {
+            return Ok(());
+        }
+        self.cluster.keep();
+        let (uri, file) = (self.cluster.nbd_uri(BETA, VOLUME), self.cluster.file().display().to_string());
+        let folder = self.cluster.folder().display().to_string();
+        self.say(format!(
+            "\nThe pair goes on; beta is active and serves\n  {uri}\nTry:\n  \
+             nbdinfo '{uri}'\n  \
+             understudy status {file} --node beta --watch\n  \
+             understudy switchover {file} --node beta --to alpha\n  \
+             understudy events {file} --node alpha\n\
+             And to end it:\n  \
+             understudy stop {file} --node alpha; understudy stop {file} --node beta; rm -r {folder}"
+        ))
+    }
+}
+
+/// Prints a line each half second until the time is over, or `over` says that there is nothing left to watch.
+fn watch(
+    cluster: &mut Cluster,
+    node: usize,
+    time: Duration,
+    meter: &Meter,
+    out: &mut dyn Write,
+    over: impl Fn() -> bool,
+) -> Result<(), DemoError> {
+    let started = Instant::now();
+    let mut last = started;
+    loop {
+        let next = (last + LINE_EVERY).min(started + time);
+        let reached = cluster.wait("the next line is due", PATIENCE, |_| {
+            Ok(if Instant::now() >= next || over() { Found::Yes(()) } else { Found::NotYet(String::new()) })
+        });
+        reached?;
+        if over() {
+            // A writer has ended, although nobody told it to: its error says why.
+            return Ok(());
+        }
+        let (now, sample) = (Instant::now(), meter.take());
+        let seconds = (now - last).as_secs_f64().max(0.001);
+        last = now;
+        if seconds > 0.25 {
+            let (writes, mib) = (sample.writes as f64 / seconds, sample.bytes as f64 / seconds / f64::from(1 << 20));
+            let (flushes, elapsed) = (sample.flushes as f64 / seconds, (now - started).as_secs_f64());
+            let (p50, p99) = (sample.p50_us, sample.p99_us);
+            let behind = behind(&cluster.status(node)?);
+            writeln!(
+                out,
+                "  {elapsed:>4.1} s   {writes:>8.0}   {mib:>5.0}   {p50:>6}   {p99:>6}   {flushes:>9.0}   {behind}"
+            )?;
+            out.flush()?;
+        }
+        if now >= started + time {
+            return Ok(());
+        }
+    }
+}
+
+fn behind(status: &Value) -> String {
+    let peer = &status["peers"][0];
+    let lag = &peer["lag"];
+    match (peer["state"].as_str(), lag["writes"].as_u64()) {
+        (Some("in_sync" | "async" | "catching_up" | "joining"), Some(0)) => "nothing".to_string(),
+        (Some("in_sync" | "async" | "catching_up" | "joining"), Some(writes)) => {
+            let kib = lag["bytes"].as_u64().unwrap_or(0) >> 10;
+            format!("{writes} writes, {kib} KiB, {:.3} s", lag["seconds"].as_f64().unwrap_or(0.0))
+        }
+        (state, _) => state.unwrap_or("?").to_string(),
+    }
+}
+
+/// How many records a daemon has set aside, by what it said.
+fn orphans(said: &str) -> Option<u64> {
+    let line = said.lines().find(|l| l.contains("orphans_set_aside"))?;
+    let number = line.split("records").nth(1)?;
+    let digits = number.trim_start_matches(|c: char| !c.is_ascii_digit());
+    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn millis(time: Duration) -> u128 {
+    time.as_millis()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orphans_are_found_in_what_a_daemon_says() {
+        let text = "12:00:01 started\n12:00:02 orphans_set_aside bytes=40960 records=7 salvage=1\n";
+        assert_eq!(orphans(text), Some(7));
+        assert_eq!(orphans(r#"{"event":"orphans_set_aside","records":12,"bytes":4096}"#), Some(12));
+        assert_eq!(orphans("started\n"), None);
+    }
+
+    #[test]
+    fn a_lag_reads_as_words() {
+        let status = |state: &str, writes: u64| serde_json::json!({"peers": [{"state": state, "lag": {"writes": writes, "bytes": 8192, "seconds": 0.25}}]});
+        assert_eq!(behind(&status("in_sync", 0)), "nothing");
+        assert_eq!(behind(&status("async", 2)), "2 writes, 8 KiB, 0.250 s");
+        assert_eq!(behind(&status("down", 2)), "down");
+        assert_eq!(behind(&Value::Null), "?");
+    }
+}
