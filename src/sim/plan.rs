@@ -196,7 +196,7 @@ fn mode(style: u64, node: usize, rng: &mut Rng) -> Mode {
 fn habits(rng: &mut Rng) -> Habits {
     Habits {
         depth: rng.pick(&[1, 4, 16, 64]),
-        think_us: rng.pick(&[100, 500, 3000]),
+        think_us: rng.pick(&[500, 3000, 10_000]),
         max_blocks: rng.pick(&[1, 4, 16]),
         writes: 10,
         reads: rng.pick(&[1, 5, 10]),

@@ -423,7 +423,7 @@ impl<B: Brain> World<B> {
             let Some(brain) = &self.slots[node.0 as usize].brain else { return Ok(()) };
             records::check(brain.lineage(), records, &self.truth)?;
             records::check_order(records)?;
-            self.counts.add("records sent", records.len() as u64);
+            self.counts.records_sent += records.len() as u64;
             let last = records.last().map_or(0, |r| r.lsn.0);
             self.mix(last);
         }
@@ -510,7 +510,7 @@ impl<B: Brain> World<B> {
         let life = slot.life;
         let pause = 1 + self.rng.around(habits.think_us);
         self.later(pause, Happening::Ask { node, life, term });
-        self.counts.add("requests", asked.len() as u64);
+        self.counts.requests += asked.len() as u64;
         asked.into_iter().try_for_each(|(req, op)| self.handle(node, Event::Client { req, op }))
     }
 
@@ -539,7 +539,7 @@ impl<B: Brain> World<B> {
             self.counts.one("requests that failed");
             return Ok(());
         }
-        self.counts.one("requests answered");
+        self.counts.answered += 1;
         if let Some(took) = promise.took_us {
             slot.isolation.check(now, node, took, self.plan.patience_us())?;
         }
