@@ -19,6 +19,8 @@ pub struct Operation {
     id: Option<CommandId>,
     kind: Kind,
     since: Time,
+    /// What was learnt while the superblock with the new term was on its way: the node does not serve in it.
+    contradicted: Option<Refusal>,
 }
 
 #[derive(Debug)]
@@ -88,7 +90,7 @@ impl Node {
             }
         }
         let kind = Kind::Promote { forced, gave_up, opened: false, opening: Box::new(opening), unanswered };
-        self.operation = Some(Operation { id, kind, since: self.now });
+        self.operation = Some(Operation { id, kind, since: self.now, contradicted: None });
         Ok(())
     }
 
@@ -98,7 +100,9 @@ impl Node {
         if forced || charter.generation == (0, 0) {
             let names: Vec<&str> = off.iter().map(|n| self.cfg.name(*n)).collect();
             charter.in_sync.retain(|m| !names.contains(&m.node.as_str()));
-            charter.generation = (charter.generation.0 + 1, self.draw_id());
+            // A first promotion founds generation 1; by force it is a higher one, whatever others have founded.
+            let number = if forced { (charter.generation.0 + 1).max(2) } else { 1 };
+            charter.generation = (number, self.draw_id());
         }
         let me = Member { node: self.cfg.my_name().to_string(), incarnation: self.cfg.incarnation };
         charter.version += 1;
@@ -134,7 +138,7 @@ impl Node {
     /// Whether a promotion that has not opened its term has been overtaken by what another node knows.
     pub(super) fn claim_is_outdated(&self, charter: &Charter) -> bool {
         match &self.operation {
-            Some(Operation { kind: Kind::Promote { opened: false, opening, .. }, .. }) => {
+            Some(Operation { kind: Kind::Promote { opening, .. }, .. }) => {
                 charter.newer_than(opening) || charter.conflicts_with(opening)
             }
             _ => false,
@@ -174,6 +178,15 @@ impl Node {
         }
         if self.stage == Stage::Promoting {
             self.set_stage(Stage::Passive);
+        }
+    }
+
+    /// Another node serves, or was promoted: this one does not go on.
+    pub(super) fn contradict(&mut self, why: Refusal) {
+        match &mut self.operation {
+            Some(Operation { kind: Kind::Promote { opened: false, .. }, .. }) => self.give_up_claim(why),
+            Some(operation @ Operation { kind: Kind::Promote { .. }, .. }) => operation.contradicted = Some(why),
+            _ => {}
         }
     }
 
@@ -339,6 +352,10 @@ impl Node {
     }
 
     pub(super) fn term_opened(&mut self) {
+        let contradicted = self.operation.as_mut().and_then(|o| o.contradicted.take());
+        if let Some(why) = contradicted {
+            return self.give_up_claim(why);
+        }
         let Some(Operation { id, kind: Kind::Promote { forced, gave_up, .. }, .. }) = self.operation.take() else {
             return;
         };
@@ -385,8 +402,12 @@ impl Node {
         let end = self.log.end();
         self.flush_to = self.flush_to.max(end);
         self.log.want_durable(end);
-        self.operation =
-            Some(Operation { id: Some(id), kind: Kind::Demote { to, forced, released: false }, since: self.now });
+        self.operation = Some(Operation {
+            id: Some(id),
+            kind: Kind::Demote { to, forced, released: false },
+            since: self.now,
+            contradicted: None,
+        });
         Ok(())
     }
 
@@ -467,7 +488,8 @@ impl Node {
                 if let Some(session) = self.peers[node.0 as usize].session() {
                     self.send(node, session, PeerMsg::TakeOver);
                 }
-                self.operation = Some(Operation { id, kind: Kind::Watch { to: node }, since: self.now });
+                self.operation =
+                    Some(Operation { id, kind: Kind::Watch { to: node }, since: self.now, contradicted: None });
             }
             None => self.answer(id, Ok(format!("{} is passive, its log ends at {}", self.cfg.my_name(), end.0))),
         }

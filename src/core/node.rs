@@ -32,8 +32,10 @@ pub enum Stage {
     Demoting,
 }
 
-/// Heartbeats that a restarted active waits for nodes that do not answer, before it resumes.
+/// How long a restarted active waits for nodes that do not answer before it resumes: so many heartbeats, and time enough
+/// for the others to dial it.
 const RESUME_HEARTBEATS: u64 = 10;
+const RESUME_MS: u64 = 1500;
 
 /// What a completed I/O was for.
 #[derive(Clone, Debug)]
@@ -58,6 +60,11 @@ pub(super) enum Purpose {
     RollbackBody,
     RollbackWrite,
     RollbackFlush,
+    /// Undo on its way to the history.
+    Undo {
+        peer: NodeId,
+        session: SessionId,
+    },
     /// A step of a resync being received.
     Resync {
         peer: NodeId,
@@ -178,16 +185,17 @@ impl Node {
             lineage: Lineage::new(sb.lineage.clone()),
             charter: sb.charter.clone(),
             change: None,
-            committed: sb.checkpoint,
+            // A round is begun only with what is committed (S1).
+            committed: sb.checkpoint.max(sb.applying),
             overlay,
-            store: Store::new(sb.checkpoint, now),
+            store: Store::new(sb.checkpoint, sb.applying, now),
             clients: Clients::new(cfg.volumes.len()),
             peers: cfg.nodes.iter().map(|_| Peer::default()).collect(),
             operation: None,
             fault: None,
             suspended: false,
             is_outvoted: false,
-            resume_at: now.plus_ms(cfg.heartbeat_ms * RESUME_HEARTBEATS),
+            resume_at: now.plus_ms(cfg.heartbeat_ms * RESUME_HEARTBEATS + RESUME_MS),
             granted: None,
             may_resume,
             flush_to: Lsn(0),
@@ -245,6 +253,11 @@ impl Node {
         self.accept_times.mark(self.now, self.log.end());
         self.advance();
         self.poll_charter();
+        if self.clients.waiting_for_room() > 0 || self.has_deferred() {
+            // Somebody waits for memory: what is held becomes durable, committed and applied as soon as can be.
+            let written = self.log.written();
+            self.log.want_durable(written);
+        }
         if let Some((part, op)) = self.log.poll(self.now) {
             self.io(Purpose::Log, part, op);
         }
@@ -370,6 +383,7 @@ impl Node {
             Purpose::RollbackBody => self.rollback_body(result),
             Purpose::RollbackWrite => self.rollback_written(result),
             Purpose::RollbackFlush => self.rollback_flushed(result),
+            Purpose::Undo { peer, session } => self.undo_written(peer, session, result),
             Purpose::Resync { peer, session, index } => self.resync_io_done(peer, session, index, result),
             Purpose::Content { peer, session, job, part } => self.content_read(peer, session, job, part, result),
             Purpose::Search { peer, session } => self.search_done(peer, session, result),

@@ -96,6 +96,7 @@ pub fn format(
         boot: config.boot,
         clean: true,
         checkpoint: Lsn(0),
+        applying: Lsn(0),
         tail,
         zero,
         gap: None,
@@ -133,7 +134,7 @@ pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recov
         let (valid, checkpoint) = (end.0, superblock.checkpoint.0);
         return Err(RecoveryError::Damaged { lsn: lsn.0, address, valid, checkpoint });
     }
-    if end < superblock.checkpoint {
+    if end < superblock.checkpoint.max(superblock.applying) {
         let (valid, checkpoint) = (end.0, superblock.checkpoint.0);
         return Err(RecoveryError::Damaged { lsn: end.next().0, address: found.next, valid, checkpoint });
     }
@@ -204,7 +205,7 @@ fn read_gap(
     let Some(gap) = superblock.gap else { return Ok(None) };
     let sizes: Vec<u64> = config.volumes.iter().map(|v| v.size).collect();
     let found = read_chain(Part::History, superblock.history_stream, disk)?;
-    let mut state = GapState::new(gap.rollback, &sizes, superblock.history_stream);
+    let mut state = GapState::new(gap.rollback, gap.since, &sizes, superblock.history_stream);
     for meta in found.entries.iter().flat_map(|e| &e.metas) {
         state.recovered(meta.kind, Extent { volume: meta.volume, offset: meta.offset, length: meta.length });
     }

@@ -101,7 +101,8 @@ impl ResyncTarget {
     pub fn fill_ack(&self, ack: &mut Ack) {
         ack.term = self.lineage.last().map(|t| t.id);
         ack.resync_bytes = self.taken;
-        (ack.received, ack.durable, ack.applied) = (self.through, self.through, self.through);
+        // Durable stays where a rollback leads to: what came since counts for flow control alone.
+        ack.received = self.through;
     }
 
     /// The next group, as far as committed allows (S1). What closes the contents is taken in on the way.
@@ -266,7 +267,10 @@ impl Node {
         if let Some(resync) = self.resync_mut(node) {
             resync.step = Step::Save(group);
         }
-        self.resync_io(node, Part::History, IoOp::Write { offset, bufs, sync: true }, 0);
+        if let Some(session) = self.peers[node.0 as usize].session() {
+            self.resync_ios += 1;
+            self.io(Purpose::Undo { peer: node, session }, Part::History, IoOp::Write { offset, bufs, sync: true });
+        }
     }
 
     fn write_group(&mut self, node: NodeId, group: Group) {
@@ -291,6 +295,13 @@ impl Node {
         for volume in 0..volumes {
             self.resync_io(node, Part::Store(VolumeId(volume as u16)), IoOp::Flush, 0);
         }
+    }
+
+    pub(super) fn undo_written(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
+        if let Some(gap) = &mut self.gap {
+            gap.save_is_over(result.is_ok());
+        }
+        self.resync_io_done(node, session, 0, result);
     }
 
     pub(super) fn resync_io_done(

@@ -68,6 +68,8 @@ pub struct Superblock {
     pub clean: bool,
     /// All records up to here are applied, and durable in the stores.
     pub checkpoint: Lsn,
+    /// A round of applying up to here was begun: the stores may hold any part of it.
+    pub applying: Lsn,
     /// The oldest batch that the ring still needs (L2, L5).
     pub tail: ScanStart,
     /// Fresh, and the stores are proven to be zero (B3).

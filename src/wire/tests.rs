@@ -42,7 +42,7 @@ fn hello() -> Hello {
             released: Some(Lsn(4)),
             ..Charter::default()
         },
-        gap: Some(Gap { rollback: Some(Lsn(3)) }),
+        gap: Some(Gap { rollback: Some(Lsn(3)), since: Lsn(2) }),
     }
 }
 
