@@ -99,6 +99,9 @@ impl SimDisk {
 
     /// What reads return now.
     pub fn peek(&self, part: Part, offset: u64, length: u64) -> Payload {
+        if length == PAGE && offset.is_multiple_of(PAGE) {
+            return self.parts.get(&part).and_then(|state| state.page(offset / PAGE)).unwrap_or_else(zero_page);
+        }
         let mut out = BufMut::zeroed(length as usize);
         if let Some(state) = self.parts.get(&part) {
             state.read(offset, &mut out);
@@ -214,10 +217,14 @@ impl SimDisk {
 
     /// A read beside a write in flight of the same range may see either, atom by atom.
     fn read_racing(&mut self, part: Part, offset: u64, length: u64, rng: &mut Rng) -> Payload {
+        let races = |f: &Flight| f.part == part && f.fails.is_none() && changes(&f.op) && meets(&f.op, offset, length);
+        if !self.flights.values().any(races) {
+            return self.peek(part, offset, length);
+        }
         let mut out = BufMut::zeroed(length as usize);
         let atom = self.mood.atom as usize;
         self.part(part).read(offset, &mut out);
-        for flight in self.flights.values().filter(|f| f.part == part && f.fails.is_none()) {
+        for flight in self.flights.values().filter(|f| races(f)) {
             for (number, version) in versions(&flight.op, 0) {
                 for at in (number * PAGE..(number + 1) * PAGE).step_by(atom) {
                     let first_sector = (at - number * PAGE) / SECTOR;
@@ -305,6 +312,11 @@ fn range(op: &IoOp) -> (u64, u64) {
         IoOp::Truncate { length } => (*length, u64::MAX),
         IoOp::Flush | IoOp::NextData { .. } => (0, 0),
     }
+}
+
+fn meets(op: &IoOp, offset: u64, length: u64) -> bool {
+    let (from, to) = range(op);
+    from < offset + length && offset < to
 }
 
 fn changes(op: &IoOp) -> bool {

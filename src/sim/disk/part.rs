@@ -111,6 +111,11 @@ impl PartState {
         PartState { grows: true, ..PartState::default() }
     }
 
+    /// A page that reads return, none for zeros.
+    pub fn page(&self, number: u64) -> Option<Page> {
+        self.current.0.get(&number).cloned()
+    }
+
     /// Copies what reads return into `out`.
     pub fn read(&self, offset: u64, out: &mut [u8]) {
         let mut at = 0;
