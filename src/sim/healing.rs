@@ -69,6 +69,7 @@ impl<B: Brain> World<B> {
                 self.order(*node, Command::Connect { peer: name(other.0 as usize) })?;
             }
         }
+        self.resolve()?;
         self.steward(false)
     }
 
@@ -81,7 +82,7 @@ impl<B: Brain> World<B> {
         Ok(())
     }
 
-    fn active(&self) -> Option<NodeId> {
+    pub(super) fn active(&self) -> Option<NodeId> {
         self.nodes().find(|n| self.slots[n.0 as usize].serves() && !self.slots[n.0 as usize].unaware)
     }
 

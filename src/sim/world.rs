@@ -9,6 +9,7 @@ use super::net::{Due, Lane, Net};
 use super::operator::Orders;
 use super::plan::{Plan, name};
 use super::report::{Counts, Trace};
+use super::resolve::Resolver;
 use super::rng::Rng;
 use super::slot::Slot;
 use super::truth::{Pos, Truth};
@@ -79,6 +80,7 @@ pub struct World<B> {
     pub truth: Truth,
     pub durability: Durability,
     pub orders: Orders,
+    pub(super) resolver: Resolver,
     pub counts: Counts,
     pub trace: Option<Trace>,
     /// Faults and commands go on.
@@ -110,6 +112,7 @@ impl<B: Brain> World<B> {
             truth,
             durability: Durability::new(nodes),
             orders: Orders::default(),
+            resolver: Resolver::default(),
             counts: Counts::default(),
             trace,
             storm: true,
@@ -131,7 +134,8 @@ impl<B: Brain> World<B> {
         Ok(world)
     }
 
-    fn make_node(&mut self, node: NodeId) -> Result<(), Violation> {
+    /// A disk formatted for a node.
+    pub(super) fn blank_disk(&mut self, node: NodeId) -> Result<SimDisk, Violation> {
         let config = self.plan.config(node, self.rng.next_u128(), self.rng.next_u128());
         let stores = config.volumes.iter().enumerate().map(|(i, v)| (Part::Store(VolumeId(i as u16)), v.size));
         let parts: Vec<(Part, u64)> = stores.chain([(Part::Log, config.log_size)]).collect();
@@ -139,6 +143,11 @@ impl<B: Brain> World<B> {
         let ids = [self.rng.next_u128(), self.rng.next_u128()];
         B::format(&config, &mut super::disk::Blocking { disk: &mut disk, calls: None }, ids)
             .map_err(|e| broken("2 a valid image", format!("format of a blank disk failed: {e}")))?;
+        Ok(disk)
+    }
+
+    fn make_node(&mut self, node: NodeId) -> Result<(), Violation> {
+        let disk = self.blank_disk(node)?;
         self.slots.push(Slot {
             brain: None,
             disk,
@@ -450,6 +459,9 @@ impl<B: Brain> World<B> {
         let again = slot.client.as_ref().is_some_and(|c| c.term == term);
         let forced = self.orders.is_forced(node);
         let generation = brain.charter().generation;
+        if lineage.len() == 1 && !again && self.truth.is_begun() && !forced {
+            return Err(broken("5 one active", format!("{node:?} founds a second lineage, and nobody forced it")));
+        }
         self.truth.learn(&lineage).map_err(|e| broken("4 records", e))?;
         self.mix(opened.first.0);
         if forced {
