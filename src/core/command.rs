@@ -130,8 +130,8 @@ impl Node {
             self.give_up_claim(Refusal::Claimed { peer: name });
         }
         self.granted = Some((node, session));
-        // From now on this node's own charter names the claimant: it will not be promoted without hearing from it.
-        self.hear_charter(&charter);
+        // It will not be promoted itself before it has heard that nothing came of this.
+        self.pledge = Some(self.cfg.name(node).to_string());
         self.persist(Then::GrantClaim { peer: node, session, version });
     }
 
@@ -206,7 +206,8 @@ impl Node {
     fn guard_promotion(&self, forced: bool, off: &[NodeId]) -> Result<String, Refusal> {
         let mut unreachable = Vec::new();
         let mut gave_up = Vec::new();
-        let heir = self.charter.heir.as_deref() == Some(self.cfg.my_name())
+        let heir = self.pledge.is_none()
+            && self.charter.heir.as_deref() == Some(self.cfg.my_name())
             && self.charter.active.is_none()
             && self.charter.released.is_some_and(|end| end <= self.log.end());
         for node in self.cfg.peers() {
@@ -230,7 +231,9 @@ impl Node {
                 return Err(Refusal::PeerIsActive { peer: name, me: self.cfg.my_name().to_string() });
             }
             if let Some(ahead) = self.ahead_of_me(node, hello) {
-                if !forced {
+                // What a node outside the in-sync set holds past this one's end completed for nobody because of it (L1).
+                let counts = self.charter.generation == (0, 0) || self.charter.member(&name).is_some();
+                if !forced && counts {
                     return Err(Refusal::Behind { peer: name, records: ahead, end: hello.received.0 });
                 }
                 gave_up.push(format!("{ahead} record(s) that {name} holds"));
@@ -254,7 +257,10 @@ impl Node {
     fn must_answer(&self, node: NodeId) -> bool {
         let name = self.cfg.name(node);
         let founded = self.charter.generation != (0, 0);
-        !founded || self.charter.member(name).is_some() || self.charter.active.as_deref() == Some(name)
+        !founded
+            || self.pledge.as_deref() == Some(name)
+            || self.charter.member(name).is_some()
+            || self.charter.active.as_deref() == Some(name)
     }
 
     /// Records that a connected peer of the same lineage holds past this node's end.
@@ -316,6 +322,9 @@ impl Node {
             self.may_resume = false;
             return;
         }
+        if self.pledge.is_some() {
+            return;
+        }
         let agreed = others.iter().all(|n| {
             let peer = &self.peers[n.0 as usize];
             let hello = peer.hello.as_ref().filter(|_| matches!(peer.link, Link::Idle(_)));
@@ -336,6 +345,7 @@ impl Node {
         let above =
             self.peers.iter().filter_map(|p| p.hello.as_ref()).filter_map(|h| h.lineage.last()).map(|t| t.number).max();
         let end = self.log.end();
+        self.pledge = None;
         self.lineage.open(id, end, above.unwrap_or(0));
         // Opening a term caps every peer's known position just below its first lsn.
         self.cap_positions(end);

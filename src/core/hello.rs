@@ -79,5 +79,7 @@ pub struct Hello {
     /// Oldest record that the log still holds, `durable + 1` if it is empty.
     pub log_from: Lsn,
     pub charter: Charter,
+    /// It is on its way to being active.
+    pub promoting: bool,
     pub gap: Option<Gap>,
 }

@@ -200,6 +200,7 @@ impl Node {
             applied: self.store.may_hold(),
             log_from: self.log.from(),
             charter: self.charter.clone(),
+            promoting: self.stage == Stage::Promoting,
             gap: self.gap.as_ref().map(|g| super::hello::Gap { rollback: g.rollback, since: g.since }),
         }
     }
@@ -248,6 +249,9 @@ impl Node {
         if self.claim_is_outdated(&hello.charter) {
             let peer = self.cfg.name(node).to_string();
             self.contradict(super::notice::Refusal::Claimed { peer });
+        }
+        if self.pledge.as_deref() == Some(hello.node.as_str()) && hello.role == Role::Passive && !hello.promoting {
+            self.pledge = None; // It has given up.
         }
         let newcomer = self.peer_mut(node).incarnation != Some(hello.incarnation);
         let peer = self.peer_mut(node);

@@ -54,8 +54,8 @@ pub(super) enum Purpose {
     ApplyWrite,
     /// A list that must be durable before the ring drops records (B1).
     Bitmap,
-    /// Something nobody waits for.
-    Unimportant,
+    /// The undo of a closed gap is cut off; if that fails, it is only space.
+    HistoryCut,
     RollbackHeader,
     RollbackBody,
     RollbackWrite,
@@ -146,6 +146,8 @@ pub struct Node {
     pub(super) is_outvoted: bool,
     /// Until then a restarted active waits to hear from everyone before it resumes.
     pub(super) resume_at: Time,
+    /// Whom it last let be promoted: until that node has said what came of it, this one needs its word (C9). Durable.
+    pub(super) pledge: Option<String>,
     /// Whom this node lets be promoted; it claims nothing itself while that session lasts.
     pub(super) granted: Option<(NodeId, SessionId)>,
     /// This node was active in its charter when it started and may resume once the members agree (C9).
@@ -196,6 +198,7 @@ impl Node {
             suspended: false,
             is_outvoted: false,
             resume_at: now.plus_ms(cfg.heartbeat_ms * RESUME_HEARTBEATS + RESUME_MS),
+            pledge: sb.pledge.clone(),
             granted: None,
             may_resume,
             flush_to: Lsn(0),
@@ -378,7 +381,7 @@ impl Node {
             Purpose::Verify { job, part } => self.verify_read(job, part, result),
             Purpose::Question { peer, session, id, part } => self.question_read(peer, session, id, part, result),
             Purpose::Bitmap => self.bitmap_written(result),
-            Purpose::Unimportant => {}
+            Purpose::HistoryCut => self.resync_ios -= 1,
             Purpose::RollbackHeader => self.rollback_header(result),
             Purpose::RollbackBody => self.rollback_body(result),
             Purpose::RollbackWrite => self.rollback_written(result),

@@ -99,6 +99,7 @@ pub fn format(
         applying: Lsn(0),
         tail,
         zero,
+        pledge: None,
         gap: None,
         history_stream: ids.history_stream,
         history_bytes: 0,
@@ -149,8 +150,7 @@ pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recov
         end,
         index: entries,
     };
-    // What was read back may still be in a volatile cache: it counts as durable only from here on.
-    disk.flush(Part::Log).map_err(io)?;
+    stabilise(&log, superblock.checkpoint, disk).map_err(io)?;
     let bitmaps = read_bitmaps(config, &superblock, &log, disk)?;
     let gap = read_gap(config, &superblock, disk)?;
     Ok(Recovered { superblock, slot: slot as u8 ^ 1, log, records, bitmaps, gap })
@@ -224,6 +224,23 @@ fn end_by_lineage(lineage: &Lineage, entries: &mut VecDeque<BatchEntry>, end: Ls
     }
     cut(entries, valid);
     valid
+}
+
+/// What was read back may never have reached stable storage: a flush that failed has left it in a cache, clean, where no
+/// later flush finds it (L4). So everything past the checkpoint, which alone is surely stable, is written once more.
+fn stabilise(log: &LogStart, checkpoint: Lsn, disk: &mut dyn BlockingDisk) -> Result<(), IoError> {
+    const CHUNK: u64 = 1 << 20;
+    let stable = log.index.iter().take_while(|e| e.last() <= checkpoint).last();
+    let mut address = stable.map_or(log.tail.address, |e| e.start.address + e.bytes);
+    while address < log.next {
+        let to_lap_end = log.geometry.size - address % log.geometry.size;
+        let length = CHUNK.min(log.next - address).min(to_lap_end);
+        let offset = log.geometry.offset(address);
+        let bytes = disk.read(Part::Log, offset, length)?;
+        disk.write(Part::Log, offset, &bytes)?;
+        address += length;
+    }
+    disk.flush(Part::Log)
 }
 
 /// The records past the checkpoint, with their payloads.

@@ -391,7 +391,9 @@ impl Node {
     }
 
     pub(super) fn gap_is_closed(&mut self, node: NodeId, session: SessionId, position: Lsn) {
-        self.io(Purpose::Unimportant, Part::History, IoOp::Truncate { length: 0 });
+        // Counted, so that no later gap is opened on a history that is still being cut.
+        self.resync_ios += 1;
+        self.io(Purpose::HistoryCut, Part::History, IoOp::Truncate { length: 0 });
         let name = self.cfg.name(node).to_string();
         self.notice(super::notice::Notice::ResyncFinished { peer: name, position: position.0 });
         if self.peers[node.0 as usize].session() != Some(session) {

@@ -135,6 +135,7 @@ impl Node {
         assert!(tail.first <= self.store.applied().next(), "tail {tail:?}, applied {:?}", self.store.applied());
         content.tail = tail;
         content.zero = self.zero;
+        content.pledge = self.pledge.clone();
         content.next_salvage = self.next_salvage;
         content.gap = self.gap.as_ref().map(|g| Gap { rollback: g.rollback, since: g.since });
         content.history_stream = self.history_stream;

@@ -66,6 +66,7 @@ impl Node {
         };
         self.link_stands(node, Link::Target(Box::new(target)));
         self.may_resume = false;
+        self.pledge = None;
     }
 
     /// What is to be done to follow this active, and the verdict in words; or why it cannot be done.

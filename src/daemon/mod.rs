@@ -30,7 +30,7 @@ mod tests;
 
 pub use create::create;
 pub use handle::{LoopHandle, Request};
-pub use journal::Happening;
+pub use journal::{Happening, rfc3339};
 
 use crate::config::Settings;
 use crate::control::{ControlError, Server};

@@ -74,6 +74,8 @@ pub struct Superblock {
     pub tail: ScanStart,
     /// Fresh, and the stores are proven to be zero (B3).
     pub zero: bool,
+    /// The node that this one let be promoted, while it does not know what came of it.
+    pub pledge: Option<String>,
     /// The store is between two positions (R1).
     pub gap: Option<Gap>,
     /// Random id of the history's current contents.

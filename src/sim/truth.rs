@@ -45,8 +45,10 @@ pub fn stamp_of(block: &[u8]) -> Option<u64> {
     let first = word(&block[..8]);
     // All bits that differ from what is wanted, gathered without a branch: this looks at every byte that is read anywhere.
     let counts = u64::from(first != 0);
-    let differing =
-        block.chunks_exact(8).zip(0u64..).fold(0, |differing, (bytes, i)| differing | (word(bytes) ^ (first | i * counts)));
+    let differing = block
+        .chunks_exact(8)
+        .zip(0u64..)
+        .fold(0, |differing, (bytes, i)| differing | (word(bytes) ^ (first | i * counts)));
     (first & 1023 == 0 && differing == 0).then_some(first >> 10)
 }
 

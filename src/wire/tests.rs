@@ -42,6 +42,7 @@ fn hello() -> Hello {
             released: Some(Lsn(4)),
             ..Charter::default()
         },
+        promoting: false,
         gap: Some(Gap { rollback: Some(Lsn(3)), since: Lsn(2) }),
     }
 }
