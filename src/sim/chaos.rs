@@ -52,6 +52,7 @@ impl<B: Brain> World<B> {
                 let due = self.net.cut(self.now, node, other, &mut self.rng);
                 self.deliver_later(due);
             }
+            Trouble::Garble => self.net.garble(node, other, &mut self.rng),
             Trouble::Partition | Trouble::OneWay | Trouble::Hang | Trouble::SlowLink => {
                 self.impair_link(trouble, node, other)
             }

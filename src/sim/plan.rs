@@ -19,6 +19,7 @@ pub enum Trouble {
     OneWay,
     Hang,
     SlowLink,
+    Garble,
     ReadErrors,
     WriteErrors,
     FlushErrors,
@@ -33,7 +34,7 @@ pub enum Trouble {
 }
 
 /// All of them, with the weight that each has where it is in the mix.
-pub const TROUBLES: [(Trouble, u64); 20] = [
+pub const TROUBLES: [(Trouble, u64); 21] = [
     (Trouble::Crash, 10),
     (Trouble::PowerCut, 10),
     (Trouble::PowerCutAll, 3),
@@ -43,6 +44,7 @@ pub const TROUBLES: [(Trouble, u64); 20] = [
     (Trouble::OneWay, 4),
     (Trouble::Hang, 4),
     (Trouble::SlowLink, 4),
+    (Trouble::Garble, 3),
     (Trouble::ReadErrors, 2),
     (Trouble::WriteErrors, 2),
     (Trouble::FlushErrors, 2),
@@ -85,6 +87,8 @@ pub struct Plan {
     pub disk: DiskMood,
     pub tells_holes: bool,
     pub net_delay_us: u64,
+    /// Payloads travel packed.
+    pub compress: bool,
     /// The driver gathers events for up to this long before it polls.
     pub batch_us: u64,
     /// Mean time between two troubles.
@@ -134,6 +138,7 @@ impl Plan {
             },
             tells_holes: rng.coin(),
             net_delay_us: rng.pick(&[20, 200, 2000]),
+            compress: rng.per_mille(100),
             batch_us: rng.pick(&[0, 20, 200]),
             trouble_us: rng.pick(&[30_000, 100_000, 300_000, 1_000_000]),
             troubles,

@@ -100,7 +100,8 @@ impl<B: Brain> World<B> {
     pub fn new(seed: u64, plan: Plan, trace: Option<Trace>) -> Result<World<B>, Violation> {
         let rng = Rng::new(seed ^ 0x5eed);
         let nodes = plan.modes.len();
-        let net = Net::new(plan.net_delay_us);
+        let mut net = Net::new(plan.net_delay_us);
+        net.compress = plan.compress;
         let truth = Truth::new(plan.geometry.clone());
         let mut world = World {
             rng,
@@ -436,7 +437,8 @@ impl<B: Brain> World<B> {
             let last = records.last().map_or(0, |r| r.lsn.0);
             self.mix(last);
         }
-        let due = self.net.send(self.now, node, session, message, &mut self.rng);
+        let due = self.net.send(self.now, node, session, &message, &mut self.rng);
+        let due = due.map_err(|e| broken("4 records", format!("{node:?} sends what cannot travel: {e}")))?;
         self.deliver_later(due);
         Ok(())
     }
