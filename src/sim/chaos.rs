@@ -67,7 +67,8 @@ impl<B: Brain> World<B> {
                 let force = self.rng.coin();
                 return self.order(node, Command::Demote { force });
             }
-            Trouble::Switchover => return self.switch_over(other),
+            Trouble::Switchover => return self.order_active(Command::Switchover { to: name(other.0 as usize) }),
+            Trouble::Verify => return self.order_active(Command::Verify { repair: false }),
             Trouble::Connect => return self.order(node, Command::Connect { peer: name(other.0 as usize) }),
             Trouble::Disconnect => {
                 let force = self.rng.coin();
@@ -77,10 +78,10 @@ impl<B: Brain> World<B> {
         Ok(())
     }
 
-    /// Whoever serves is told to hand over.
-    fn switch_over(&mut self, to: NodeId) -> Result<(), Violation> {
+    /// Whoever serves is told.
+    fn order_active(&mut self, command: Command) -> Result<(), Violation> {
         match self.nodes().find(|n| self.slots[n.0 as usize].serves()) {
-            Some(active) => self.order(active, Command::Switchover { to: name(to.0 as usize) }),
+            Some(active) => self.order(active, command),
             None => Ok(()),
         }
     }

@@ -35,7 +35,8 @@ impl<B: Brain> World<B> {
                 }
                 None => {
                     self.counts.add("seconds to heal", (self.now - from) / 1_000_000);
-                    return self.compare();
+                    self.compare()?;
+                    return if self.plan.audit { self.audit() } else { Ok(()) };
                 }
             };
         }

@@ -31,10 +31,11 @@ pub enum Trouble {
     Switchover,
     Connect,
     Disconnect,
+    Verify,
 }
 
 /// All of them, with the weight that each has where it is in the mix.
-pub const TROUBLES: [(Trouble, u64); 21] = [
+pub const TROUBLES: [(Trouble, u64); 22] = [
     (Trouble::Crash, 10),
     (Trouble::PowerCut, 10),
     (Trouble::PowerCutAll, 3),
@@ -56,6 +57,7 @@ pub const TROUBLES: [(Trouble, u64); 21] = [
     (Trouble::Switchover, 8),
     (Trouble::Connect, 3),
     (Trouble::Disconnect, 3),
+    (Trouble::Verify, 3),
 ];
 
 /// What the caller fixes, rather than the seed.
@@ -98,6 +100,8 @@ pub struct Plan {
     pub storm_us: u64,
     /// Of a thousand chaos ticks, so many look at a copy of a node's disk.
     pub inspect_per_mille: u64,
+    /// At the end a bit is turned over, to be found.
+    pub audit: bool,
 }
 
 impl Plan {
@@ -143,6 +147,7 @@ impl Plan {
             trouble_us: rng.pick(&[30_000, 100_000, 300_000, 1_000_000]),
             troubles,
             storm_us: rng.between(2_000_000, 12_000_000),
+            audit: rng.per_mille(200),
             inspect_per_mille: rng.pick(&[50, 150, 400]),
         }
     }

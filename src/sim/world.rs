@@ -1,5 +1,6 @@
 //! The world of one seed: what is to happen, in order, and how events go into nodes and actions come out.
 
+use super::audit::Flip;
 use super::brain::Brain;
 use super::client::Client;
 use super::disk::SimDisk;
@@ -81,6 +82,7 @@ pub struct World<B> {
     pub durability: Durability,
     pub orders: Orders,
     pub(super) resolver: Resolver,
+    pub(super) flip: Option<Flip>,
     pub counts: Counts,
     pub trace: Option<Trace>,
     /// Faults and commands go on.
@@ -114,6 +116,7 @@ impl<B: Brain> World<B> {
             durability: Durability::new(nodes),
             orders: Orders::default(),
             resolver: Resolver::default(),
+            flip: None,
             counts: Counts::default(),
             trace,
             storm: true,
@@ -415,7 +418,7 @@ impl<B: Brain> World<B> {
             }
             Action::Notice(notice) => {
                 self.noticed(node, &notice);
-                Ok(())
+                self.check_difference(&notice)
             }
             Action::Serve { term } => self.serve(node, term),
             Action::StopServing => {
