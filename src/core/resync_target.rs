@@ -101,8 +101,8 @@ impl ResyncTarget {
     pub fn fill_ack(&self, ack: &mut Ack) {
         ack.term = self.lineage.last().map(|t| t.id);
         ack.resync_bytes = self.taken;
-        // Durable stays where a rollback leads to: what came since counts for flow control alone.
-        ack.received = self.through;
+        // Received and durable stay where a rollback leads to: what came since counts for flow control alone.
+        ack.streamed = self.through;
     }
 
     /// The next group, as far as committed allows (S1). What closes the contents is taken in on the way.
@@ -379,7 +379,7 @@ impl Node {
         self.lineage = Lineage::new(lineage);
         self.zero = zero;
         let log_stream = self.draw_id();
-        self.cancel_reclaim();
+        self.log_restarts_at(through);
         self.log.restart_at(through, log_stream);
         self.store.set_applied(through);
         self.committed = committed;

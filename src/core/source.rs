@@ -70,7 +70,7 @@ impl Node {
         }
         if source.gap_open {
             // For flow control alone (R3).
-            return source.acknowledged(ack.received);
+            return source.acknowledged(ack.streamed);
         }
         if ack.received > end || ack.durable > ack.received {
             return self.close_link(node, "an acknowledgement of what was never sent", true);

@@ -290,7 +290,7 @@ impl Node {
         self.history_stream = gap.stream;
         self.gap = Some(*gap);
         let log_stream = self.draw_id();
-        self.cancel_reclaim();
+        self.log_restarts_at(applied);
         self.log.restart_at(applied, log_stream);
         self.overlay.truncate(applied);
         self.zero = false;
@@ -412,6 +412,7 @@ impl Node {
             received: self.log.end(),
             durable: self.log.durable(),
             applied: self.store.applied(),
+            streamed: self.log.end(),
             resync_bytes: 0,
             echo_us: 0,
         }
@@ -436,7 +437,7 @@ impl Node {
         }
         for node in self.cfg.peers() {
             let Some((_, ack)) = self.target_ack(node) else { continue };
-            let told = (ack.received, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
+            let told = (ack.streamed, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
             if self.peers[node.0 as usize].target_mut().is_some_and(|t| t.told != told) {
                 self.send_ack(node);
             }
@@ -446,7 +447,7 @@ impl Node {
     pub(super) fn send_ack(&mut self, node: NodeId) {
         let Some((session, ack)) = self.target_ack(node) else { return };
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
-            target.told = (ack.received, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
+            target.told = (ack.streamed, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
         }
         self.send(node, session, PeerMsg::Ack(ack));
     }

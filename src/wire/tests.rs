@@ -69,6 +69,7 @@ fn one_of_each() -> Vec<PeerMsg> {
             received: Lsn(3),
             durable: Lsn(2),
             applied: Lsn(1),
+            streamed: Lsn(1 << 41),
             resync_bytes: 1 << 40,
             echo_us: 5,
         }),
