@@ -171,6 +171,7 @@ impl<B: Brain> World<B> {
         slot.client = None;
         slot.members.clear();
         slot.seen_charter = None;
+        slot.reported = None;
         slot.isolation.note(0, true);
         if power {
             slot.boot = boot;
@@ -256,8 +257,7 @@ impl<B: Brain> World<B> {
         disk.mood = self.plan.disk.clone();
         let config = self.plan.config(node, rng.next_u128(), rng.next_u128());
         let lineage = slot.brain.as_ref().map(|b| b.lineage().to_vec()).unwrap_or_default();
-        let reported =
-            slot.brain.as_ref().and_then(|b| Some(Pos { term: b.lineage().last()?.id, lsn: b.marks().durable }));
+        let reported = slot.reported;
         let survives = !power && slot.client.as_ref().is_some_and(|c| c.live);
         let owed = if survives { self.durability.kept(node) } else { self.durability.durable(node) };
         self.counts.one("images looked at");

@@ -165,6 +165,7 @@ impl<B: Brain> World<B> {
             isolation: Default::default(),
             members: Vec::new(),
             seen_charter: None,
+            reported: None,
             stayed: Vec::new(),
             impaired: false,
             held: false,
@@ -440,10 +441,28 @@ impl<B: Brain> World<B> {
             let last = records.last().map_or(0, |r| r.lsn.0);
             self.mix(last);
         }
+        self.note_report(node, &message);
         let due = self.net.send(self.now, node, session, &message, &mut self.rng);
         let due = due.map_err(|e| broken("4 records", format!("{node:?} sends what cannot travel: {e}")))?;
         self.deliver_later(due);
         Ok(())
+    }
+
+    /// What a node says of itself binds it (invariant 2).
+    fn note_report(&mut self, node: NodeId, message: &PeerMsg) {
+        let slot = &mut self.slots[node.0 as usize];
+        let newest = slot.brain.as_ref().and_then(|b| b.lineage().last()).map(|t| t.id);
+        let said = match message {
+            PeerMsg::Hello(hello) => hello.lineage.last().map(|t| (t.id, hello.durable)),
+            PeerMsg::Ready { durable, .. } => newest.map(|term| (term, *durable)),
+            PeerMsg::ResyncDone { position } => newest.map(|term| (term, *position)),
+            // In an open gap the term is the active's already, and what is durable is this node's own.
+            PeerMsg::Ack(ack) if ack.term == newest => newest.map(|term| (term, ack.durable)),
+            _ => None,
+        };
+        if let Some((term, lsn)) = said {
+            slot.reported = Some(Pos { term, lsn });
+        }
     }
 
     fn noticed(&mut self, node: NodeId, notice: &Notice) {
