@@ -68,6 +68,9 @@ pub enum DaemonError {
     System { what: &'static str, source: io::Error },
 }
 
+/// Buffers that are kept for reuse beside the memory that the file allows for writes: for requests, reads and frames.
+const KEEP_BESIDE: usize = 32 << 20;
+
 /// Runs a node's daemon in this thread until it is told to stop, by its control socket, SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -83,6 +86,7 @@ pub fn run(settings: Settings) -> Result<(), DaemonError> {
 fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonError> {
     settings.node.incarnation = Incarnation(random_u128()?);
     settings.node.boot = boot_id()?;
+    crate::buf::keep_at_most(usize::try_from(settings.node.memory).unwrap_or(usize::MAX).saturating_add(KEEP_BESIDE));
     let mut disk = Disk::open(&settings)?;
     let peers = Peers::new(&settings).map_err(DaemonError::Peers)?;
     let clients = clients::Clients::new(&settings).map_err(DaemonError::Nbd)?;
