@@ -155,6 +155,19 @@ Examples:
         #[arg(long)]
         repair: bool,
     },
+    /// Look at orphaned writes: what a node wrote that its resource went on without
+    ///
+    /// A node that comes back with writes that the active does not have sets the contents of those blocks aside, in DIR/salvage.N,
+    /// before it follows. These commands only read, whether the daemon runs or not. To give the room back, remove the file.
+    #[command(after_help = "\
+Examples:
+  understudy salvage list data.toml --node alpha
+  understudy salvage show data.toml 1 --node alpha
+  understudy salvage export data.toml 1 --node alpha --to delta.raw")]
+    Salvage {
+        #[command(subcommand)]
+        what: SalvageCommand,
+    },
     /// End this node's daemon
     #[command(after_help = "Example:\n  understudy stop data.toml --node alpha")]
     Stop {
@@ -180,4 +193,57 @@ Examples:
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  understudy completions bash > /etc/bash_completion.d/understudy")]
     Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SalvageCommand {
+    /// List what this node has set aside: number, term, blocks, bytes, when
+    #[command(after_help = "Example:\n  understudy salvage list data.toml --node alpha")]
+    List {
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON, one array in one line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show which ranges of which volumes were set aside
+    #[command(after_help = "Example:\n  understudy salvage show data.toml 1 --node alpha --json | jq .ranges")]
+    Show {
+        #[command(flatten)]
+        target: Target,
+        /// Which one, as `list` numbers them
+        number: u32,
+        /// Print JSON, one object in one line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write what was set aside of one volume to a raw image
+    ///
+    /// Without --base the image is sparse and holds nothing but the blocks that were set aside; `show` tells which. With --base it is a
+    /// copy of that image, with those blocks in it as the node had them: other blocks are as in the base.
+    #[command(after_help = "\
+Examples:
+  understudy salvage export data.toml 1 --node alpha --volume disk0 --to delta.raw
+  understudy salvage export data.toml 1 --node alpha --to whole.raw --base backup.raw")]
+    Export {
+        #[command(flatten)]
+        target: Target,
+        /// Which one, as `list` numbers them
+        number: u32,
+        /// Which volume; may be left out where there is only one
+        #[arg(long, value_name = "VOLUME")]
+        volume: Option<String>,
+        /// The image, which must not exist yet
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        to: PathBuf,
+        /// An image or store of the volume that nobody writes to, which is copied first
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        base: Option<PathBuf>,
+        /// Export what can be read of a damaged one
+        #[arg(long)]
+        partial: bool,
+        /// Print JSON, one object in one line
+        #[arg(long)]
+        json: bool,
+    },
 }

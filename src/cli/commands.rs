@@ -1,7 +1,7 @@
 //! What each command does.
 
 use super::args::{Cli, Command, Target};
-use super::{Look, daemon_calls, events, in_words, status};
+use super::{Look, daemon_calls, events, in_words, salvage, status};
 use crate::config::{self, Config, Settings};
 use crate::control::{Client, ControlError};
 use crate::core::{Command as CoreCommand, Mode};
@@ -30,6 +30,7 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
             show_status(&status, json, out, look)
         }
         Command::Events { target, json } => follow(&target, json, out),
+        Command::Salvage { what } => salvage::execute(what, out),
         Command::Stop { target } => {
             let text = Node::find(&target)?.connect()?.stop()?;
             Ok(writeln!(out, "{text}")?)

@@ -75,18 +75,27 @@ fn heading(status: &Value, colours: bool) -> String {
     let painted = paint(&state, colour_of(&state), colours);
     let doing = if state == role { role } else { format!("{role}, {painted}") };
     let title = format!("{} on {}", word(&status["resource"]), word(&status["node"]));
-    let mut text = format!("{}: {doing}, mode {}", paint(&title, Some(Colour::Head), colours), word(&status["mode"]));
+    let mut text = format!("{}: {doing}", paint(&title, Some(Colour::Head), colours));
     let term = &status["term"];
     if term.is_object() {
-        text.push_str(&format!(", term {} ({})", word(&term["number"]), word(&term["id"])));
+        // As long as in the events.
+        let id: String = word(&term["id"]).chars().take(8).collect();
+        text.push_str(&format!(", term {} ({id})", word(&term["number"])));
     }
     text.push('\n');
+    if let Value::String(fault) = &status["fault"] {
+        text.push_str(&format!("{}\n", paint(&plain(fault), Some(Colour::Bad), colours)));
+    }
     text
 }
 
 fn facts(status: &Value) -> Vec<Vec<Cell>> {
     let row = |name: &str, text: String| vec![Cell::from(name.to_owned()), Cell::from(text)];
     let mut rows = Vec::new();
+    // An active node has said so in the heading.
+    if let (Value::String(active), false) = (&status["active"], status["role"] == "active") {
+        rows.push(row("active", plain(active)));
+    }
     let members: Vec<_> = list(&status["in_sync"]).iter().map(word).collect();
     rows.push(row("in sync", if members.is_empty() { NONE.to_owned() } else { members.join(", ") }));
     let volume = |v: &Value| format!("{} {}", word(&v["name"]), size(&v["size"]));
@@ -106,12 +115,20 @@ fn facts(status: &Value) -> Vec<Vec<Cell>> {
     if memory.is_object() {
         rows.push(row("memory", format!("{} of {} used", size(&memory["used"]), size(&memory["limit"]))));
     }
+    if let Some(clients) = status["clients"].as_u64() {
+        rows.push(row("clients", clients.to_string()));
+    }
+    let buffered: Vec<_> =
+        list(&status["parts"]).iter().filter(|p| p["io"] == "buffered").map(|p| word(&p["path"])).collect();
+    if !buffered.is_empty() {
+        rows.push(row("buffered", buffered.join(", ")));
+    }
     rows
 }
 
 /// In the order in which they follow each other, then whatever else there is.
 fn watermarks(marks: &Map<String, Value>) -> String {
-    let order = ["accepted", "written", "durable", "committed", "applied"];
+    let order = ["accepted", "written", "durable", "committed", "applied", "checkpointed"];
     let known = order.iter().filter_map(|name| marks.get(*name).map(|v| (*name, v)));
     let others = marks.iter().map(|(k, v)| (k.as_str(), v)).filter(|(k, _)| !order.contains(k));
     let shown = known.chain(others).map(|(name, value)| format!("{} {}", plain(name), word(value)));
@@ -123,7 +140,9 @@ fn head(names: &[&str]) -> Vec<Cell> {
 }
 
 fn peers(status: &Value) -> Vec<Vec<Cell>> {
-    let mut rows = vec![head(&["PEER", "STATE", "MODE", "RECEIVED", "DURABLE", "APPLIED", "BEHIND BY"])];
+    let mut rows = vec![head(&["PEER", "STATE", "MODE", "RECEIVED", "DURABLE", "APPLIED", "ROUND TRIP", "BEHIND BY"])];
+    // Only an active node knows how far others are behind.
+    let passive = status["role"] == "passive";
     for peer in list(&status["peers"]) {
         let state = word(&peer["state"]);
         let colour = colour_of(&state);
@@ -134,10 +153,20 @@ fn peers(status: &Value) -> Vec<Vec<Cell>> {
             Cell::number(word(&peer["received"])),
             Cell::number(word(&peer["durable"])),
             Cell::number(word(&peer["applied"])),
-            Cell::from(behind(peer)),
+            Cell::number(round_trip(peer)),
+            Cell::from(if passive { NONE.to_owned() } else { behind(peer) }),
         ]);
     }
     rows
+}
+
+/// To the peer's acknowledgement and back.
+fn round_trip(peer: &Value) -> String {
+    match peer["round_trip_us"].as_u64() {
+        None | Some(0) => NONE.to_owned(),
+        Some(us @ ..10_000) => format!("{us} us"),
+        Some(us) => format!("{} ms", us / 1000),
+    }
 }
 
 fn behind(peer: &Value) -> String {

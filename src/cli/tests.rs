@@ -82,15 +82,15 @@ fn usage_errors_exit_with_2() {
 
 fn sample_status() -> Value {
     json!({
-        "resource": "data", "node": "alpha", "role": "active", "state": "serving", "mode": "sync",
-        "term": { "number": 3, "id": "1a2b3c4d" }, "in_sync": ["alpha", "beta"],
+        "resource": "data", "node": "alpha", "role": "active", "state": "serving",
+        "term": { "number": 3, "id": "1a2b3c4d5e6f" }, "in_sync": ["alpha", "beta"],
         "watermarks": { "accepted": 900, "written": 890, "durable": 880, "committed": 870, "applied": 500 },
         "volumes": [{ "name": "disk0", "size": 1u64 << 30 }],
         "log": { "size": 256 << 20, "used": 12 << 20, "from": 501 }, "memory": { "used": 4096, "limit": 128 << 20 },
         "peers": [
-            { "name": "beta", "state": "in_sync", "mode": "sync", "received": 900, "durable": 880, "applied": 500,
+            { "name": "beta", "state": "in_sync", "mode": "sync", "received": 900, "durable": 880, "applied": 500, "round_trip_us": 182,
               "lag": { "writes": 0, "bytes": 0, "seconds": 0.0 }, "resync": null, "why": null },
-            { "name": "offsite", "state": "async", "mode": "async", "received": 700, "durable": 700, "applied": 700,
+            { "name": "offsite", "state": "async", "mode": "async", "received": 700, "durable": 700, "applied": 700, "round_trip_us": 31_400,
               "lag": { "writes": 200, "bytes": 819200, "seconds": 1.25 }, "resync": null, "why": null },
             { "name": "gamma", "state": "resyncing", "mode": "sync", "received": 0, "durable": 0, "applied": 0, "lag": null,
               "resync": { "total_bytes": 1u64 << 30, "done_bytes": (1u64 << 30) - 1, "eta_s": 61.2 }, "why": null },
@@ -103,18 +103,18 @@ fn sample_status() -> Value {
 #[test]
 fn the_status_page_shows_what_matters() {
     let expected = "\
-data on alpha: active, serving, mode sync, term 3 (1a2b3c4d)
+data on alpha: active, serving, term 3 (1a2b3c4d)
 in sync    alpha, beta
 volumes    disk0 1 GiB
 positions  accepted 900, written 890, durable 880, committed 870, applied 500
 log        12 MiB of 256 MiB used, from 501
 memory     4 KiB of 128 MiB used
 
-PEER     STATE      MODE   RECEIVED  DURABLE  APPLIED  BEHIND BY
-beta     in_sync    sync        900      880      500  nothing
-offsite  async      async       700      700      700  200 writes, 800 KiB, 1.2 s
-gamma    resyncing  sync          0        0        0  [###################-] 99 % of 1 GiB, 1 min 2 s left
-delta    refused    sync          -        -        -  -
+PEER     STATE      MODE   RECEIVED  DURABLE  APPLIED  ROUND TRIP  BEHIND BY
+beta     in_sync    sync        900      880      500      182 us  nothing
+offsite  async      async       700      700      700       31 ms  200 writes, 800 KiB, 1.2 s
+gamma    resyncing  sync          0        0        0           -  [###################-] 99 % of 1 GiB, 1 min 2 s left
+delta    refused    sync          -        -        -           -  -
 delta: its volume disk0 has 2 GiB, ours 1 GiB
 
 LATENCY (us)  p50  p99
@@ -127,10 +127,118 @@ wire           30   90
     assert!(!expected.contains('\x1b'));
 }
 
+/// What the core gives, field by field, as the page shows it; `docs/status.md` documents each.
+#[test]
+fn the_page_and_the_documentation_know_every_field_of_the_status() {
+    use crate::core::status::*;
+    use crate::core::{Lsn, Mode, Role};
+    let lsn = Lsn;
+    let status = Status {
+        resource: "data".into(),
+        node: "beta".into(),
+        role: Role::Passive,
+        state: "faulted",
+        term: Some(TermStatus { number: 3, id: "1a2b3c4d00000000".into(), first: lsn(17) }),
+        in_sync: vec!["alpha".into()],
+        active: Some("alpha".into()),
+        watermarks: WatermarkStatus {
+            accepted: lsn(9),
+            written: lsn(8),
+            durable: lsn(7),
+            committed: lsn(6),
+            applied: lsn(5),
+            checkpointed: lsn(4),
+        },
+        volumes: vec![VolumeStatus { name: "disk0".into(), size: 4096 }],
+        log: LogStatus { size: 1 << 20, used: 4096, from: lsn(2) },
+        memory: MemoryStatus { used: 0, limit: 1 << 20 },
+        peers: vec![PeerStatus {
+            name: "alpha".into(),
+            state: "down",
+            mode: Mode::Sync,
+            received: lsn(3),
+            durable: lsn(2),
+            applied: lsn(1),
+            lag: Lag::default(),
+            round_trip_us: 0,
+            why: Some("no word for 2 s".into()),
+        }],
+        fault: Some("log: errno 5".into()),
+    };
+    let mut value = serde_json::to_value(status).unwrap();
+    value["clients"] = 2.into();
+    value["parts"] = json!([{ "path": "/a/log", "io": "buffered" }, { "path": "/a/store", "io": "direct" }]);
+    let page = render_status(&value, false);
+    let expected = "\
+data on beta: passive, faulted, term 3 (1a2b3c4d)
+log: errno 5
+active     alpha
+in sync    alpha
+volumes    disk0 4 KiB
+positions  accepted 9, written 8, durable 7, committed 6, applied 5, checkpointed 4
+log        4 KiB of 1 MiB used, from 2
+memory     0 B of 1 MiB used
+clients    2
+buffered   /a/log
+
+PEER   STATE  MODE  RECEIVED  DURABLE  APPLIED  ROUND TRIP  BEHIND BY
+alpha  down   sync         3        2        1           -  -
+alpha: no word for 2 s
+";
+    assert_eq!(page, expected);
+    let mut fields = Vec::new();
+    field_names(&value, "", &mut fields);
+    assert!(fields.len() > 30, "{fields:?}");
+    let missing: Vec<_> = fields.iter().filter(|f| !DOCS_STATUS.contains(&format!("| `{f}` |"))).collect();
+    assert!(missing.is_empty(), "docs/status.md does not tell of {missing:?}");
+}
+
+const DOCS_STATUS: &str = include_str!("../../docs/status.md");
+
+/// Paths of all fields, as in `peers[].lag.bytes`.
+fn field_names(value: &Value, path: &str, names: &mut Vec<String>) {
+    let dot = if path.is_empty() { "" } else { "." };
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(name, v)| field_names(v, &format!("{path}{dot}{name}"), names))
+        }
+        Value::Array(items) => {
+            let inner = format!("{path}[]");
+            items.iter().take(1).for_each(|v| field_names(v, &inner, names));
+        }
+        _ => names.push(path.to_owned()),
+    }
+}
+
+/// The variants of an enum of events, as they are named in the stream, from the source that defines them.
+fn event_names(source: &str, name: &str) -> Vec<String> {
+    let body = source.split_once(&format!("pub enum {name} {{\n")).unwrap().1.split_once("\n}\n").unwrap().0;
+    let variant = |line: &str| {
+        let rest = line.strip_prefix("    ").filter(|r| r.starts_with(|c: char| c.is_ascii_uppercase()))?;
+        let word: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
+        let snake = |(i, c): (usize, char)| match c.is_ascii_uppercase() {
+            true if i > 0 => vec!['_', c.to_ascii_lowercase()],
+            _ => vec![c.to_ascii_lowercase()],
+        };
+        Some(word.chars().enumerate().flat_map(snake).collect())
+    };
+    body.lines().filter_map(variant).collect()
+}
+
+#[test]
+fn the_documentation_tells_of_every_event() {
+    let docs = include_str!("../../docs/events.md");
+    let core = event_names(include_str!("../core/notice.rs"), "Notice");
+    let daemon = event_names(include_str!("../daemon/journal.rs"), "Happening");
+    assert!(core.contains(&"orphans_set_aside".to_owned()) && daemon.contains(&"stopping".to_owned()));
+    let missing: Vec<_> = core.iter().chain(&daemon).filter(|e| !docs.contains(&format!("| `{e}` |"))).collect();
+    assert!(missing.is_empty(), "docs/events.md does not tell of {missing:?}");
+}
+
 #[test]
 fn a_status_page_survives_whatever_it_is_given() {
-    assert_eq!(render_status(&json!({}), false), "- on -: -, mode -\nin sync  -\n");
-    assert_eq!(render_status(&Value::Null, false), "- on -: -, mode -\nin sync  -\n");
+    assert_eq!(render_status(&json!({}), false), "- on -: -\nin sync  -\n");
+    assert_eq!(render_status(&Value::Null, false), "- on -: -\nin sync  -\n");
     let hostile = json!({ "resource": "\u{1b}[2J", "peers": [{ "name": "b\n", "why": "\u{7}" }, 3, null], "in_sync": "alpha",
         "latency_us": { "x": 3, "y": { "p50": "\u{1b}" } } });
     let text = render_status(&hostile, false);

@@ -334,6 +334,8 @@ pub struct Ack {
     pub received: Lsn,
     pub durable: Lsn,
     pub applied: Lsn,
+    /// The newest record taken from the stream, for flow control alone: beyond `received` while a gap is open (R3).
+    pub streamed: Lsn,
     /// Bytes of resync contents taken in this session.
     pub resync_bytes: u64,
     /// `Watermarks::clock_us` of the newest frame that this answers.

@@ -241,9 +241,12 @@ impl Node {
         self.persist(super::superblock::Then::Nothing);
     }
 
-    /// The log begins anew: what was to be dropped of the old one is gone with it.
-    pub(super) fn cancel_reclaim(&mut self) {
+    /// The log begins anew after `position`: what it held is in no list, so that whoever is older will be compared in full (B2).
+    pub(super) fn log_restarts_at(&mut self, position: Lsn) {
         self.reclaim.up_to = None;
+        for bitmap in &mut self.bitmaps {
+            bitmap.from = bitmap.from.max(position);
+        }
     }
 
     /// After a resync the past is another one: nobody's bits are known, and everyone starts from here.

@@ -31,6 +31,10 @@ struct PendingRead {
     req: ReqId,
     slots: Vec<Option<Segment>>,
     missing: usize,
+    /// Where the range is, for another attempt.
+    extent: Extent,
+    /// The end of the log when the store was asked: what was accepted since and applied meanwhile may show in halves.
+    began: Lsn,
     /// The newest write that it saw: it may not be shown before that one may complete (S2).
     wait: Lsn,
     failed: Option<i32>,
@@ -200,6 +204,7 @@ impl Node {
 
     fn start_read(&mut self, req: ReqId, volume: VolumeId, offset: u64, length: u64) {
         let plan = self.overlay.read(volume, offset, length);
+        let (extent, began) = (Extent { volume, offset, length }, self.log.end());
         let read = self.clients.next_read;
         self.clients.next_read += 1;
         let mut slots = Vec::with_capacity(plan.parts.len());
@@ -215,7 +220,9 @@ impl Node {
                 }
             });
         }
-        self.clients.reads.insert(read, PendingRead { req, slots, missing, wait: plan.newest, failed: None });
+        self.clients
+            .reads
+            .insert(read, PendingRead { req, slots, missing, extent, began, wait: plan.newest, failed: None });
         self.finish_read(read);
     }
 
@@ -226,6 +233,12 @@ impl Node {
             Ok(IoData::Bytes(payload)) => pending.slots[slot] = Some(Segment::Data(payload)),
             Ok(_) => pending.failed = Some(libc_eio()),
             Err(error) => pending.failed = Some(error.errno),
+        }
+        let (missing, began, extent) = (pending.missing, pending.began, pending.extent);
+        if missing == 0 && self.store.may_hold() > began && self.touched_since(began, extent) {
+            // A write accepted since may have been applied while the store was read: its halves are no value at all.
+            let Some(pending) = self.clients.reads.remove(&read) else { return };
+            return self.start_read(pending.req, extent.volume, extent.offset, extent.length);
         }
         self.finish_read(read);
     }

@@ -19,6 +19,8 @@ pub struct Operation {
     id: Option<CommandId>,
     kind: Kind,
     since: Time,
+    /// What was learnt while the superblock with the new term was on its way: the node does not serve in it.
+    contradicted: Option<Refusal>,
 }
 
 #[derive(Debug)]
@@ -88,7 +90,7 @@ impl Node {
             }
         }
         let kind = Kind::Promote { forced, gave_up, opened: false, opening: Box::new(opening), unanswered };
-        self.operation = Some(Operation { id, kind, since: self.now });
+        self.operation = Some(Operation { id, kind, since: self.now, contradicted: None });
         Ok(())
     }
 
@@ -98,7 +100,9 @@ impl Node {
         if forced || charter.generation == (0, 0) {
             let names: Vec<&str> = off.iter().map(|n| self.cfg.name(*n)).collect();
             charter.in_sync.retain(|m| !names.contains(&m.node.as_str()));
-            charter.generation = (charter.generation.0 + 1, self.draw_id());
+            // A first promotion founds generation 1; by force it is a higher one, whatever others have founded.
+            let number = if forced { (charter.generation.0 + 1).max(2) } else { 1 };
+            charter.generation = (number, self.draw_id());
         }
         let me = Member { node: self.cfg.my_name().to_string(), incarnation: self.cfg.incarnation };
         charter.version += 1;
@@ -126,15 +130,15 @@ impl Node {
             self.give_up_claim(Refusal::Claimed { peer: name });
         }
         self.granted = Some((node, session));
-        // From now on this node's own charter names the claimant: it will not be promoted without hearing from it.
-        self.hear_charter(&charter);
+        // It will not be promoted itself before it has heard that nothing came of this.
+        self.pledge = Some(self.cfg.name(node).to_string());
         self.persist(Then::GrantClaim { peer: node, session, version });
     }
 
     /// Whether a promotion that has not opened its term has been overtaken by what another node knows.
     pub(super) fn claim_is_outdated(&self, charter: &Charter) -> bool {
         match &self.operation {
-            Some(Operation { kind: Kind::Promote { opened: false, opening, .. }, .. }) => {
+            Some(Operation { kind: Kind::Promote { opening, .. }, .. }) => {
                 charter.newer_than(opening) || charter.conflicts_with(opening)
             }
             _ => false,
@@ -177,6 +181,15 @@ impl Node {
         }
     }
 
+    /// Another node serves, or was promoted: this one does not go on.
+    pub(super) fn contradict(&mut self, why: Refusal) {
+        match &mut self.operation {
+            Some(Operation { kind: Kind::Promote { opened: false, .. }, .. }) => self.give_up_claim(why),
+            Some(operation @ Operation { kind: Kind::Promote { .. }, .. }) => operation.contradicted = Some(why),
+            _ => {}
+        }
+    }
+
     pub(super) fn give_up_claim(&mut self, why: Refusal) {
         let id = self.operation.take().and_then(|o| o.id);
         self.set_stage(Stage::Passive);
@@ -193,7 +206,8 @@ impl Node {
     fn guard_promotion(&self, forced: bool, off: &[NodeId]) -> Result<String, Refusal> {
         let mut unreachable = Vec::new();
         let mut gave_up = Vec::new();
-        let heir = self.charter.heir.as_deref() == Some(self.cfg.my_name())
+        let heir = self.pledge.is_none()
+            && self.charter.heir.as_deref() == Some(self.cfg.my_name())
             && self.charter.active.is_none()
             && self.charter.released.is_some_and(|end| end <= self.log.end());
         for node in self.cfg.peers() {
@@ -217,7 +231,9 @@ impl Node {
                 return Err(Refusal::PeerIsActive { peer: name, me: self.cfg.my_name().to_string() });
             }
             if let Some(ahead) = self.ahead_of_me(node, hello) {
-                if !forced {
+                // What a node outside the in-sync set holds past this one's end completed for nobody because of it (L1).
+                let counts = self.charter.generation == (0, 0) || self.charter.member(&name).is_some();
+                if !forced && counts {
                     return Err(Refusal::Behind { peer: name, records: ahead, end: hello.received.0 });
                 }
                 gave_up.push(format!("{ahead} record(s) that {name} holds"));
@@ -241,7 +257,10 @@ impl Node {
     fn must_answer(&self, node: NodeId) -> bool {
         let name = self.cfg.name(node);
         let founded = self.charter.generation != (0, 0);
-        !founded || self.charter.member(name).is_some() || self.charter.active.as_deref() == Some(name)
+        !founded
+            || self.pledge.as_deref() == Some(name)
+            || self.charter.member(name).is_some()
+            || self.charter.active.as_deref() == Some(name)
     }
 
     /// Records that a connected peer of the same lineage holds past this node's end.
@@ -303,6 +322,9 @@ impl Node {
             self.may_resume = false;
             return;
         }
+        if self.pledge.is_some() {
+            return;
+        }
         let agreed = others.iter().all(|n| {
             let peer = &self.peers[n.0 as usize];
             let hello = peer.hello.as_ref().filter(|_| matches!(peer.link, Link::Idle(_)));
@@ -323,6 +345,7 @@ impl Node {
         let above =
             self.peers.iter().filter_map(|p| p.hello.as_ref()).filter_map(|h| h.lineage.last()).map(|t| t.number).max();
         let end = self.log.end();
+        self.pledge = None;
         self.lineage.open(id, end, above.unwrap_or(0));
         // Opening a term caps every peer's known position just below its first lsn.
         self.cap_positions(end);
@@ -339,6 +362,10 @@ impl Node {
     }
 
     pub(super) fn term_opened(&mut self) {
+        let contradicted = self.operation.as_mut().and_then(|o| o.contradicted.take());
+        if let Some(why) = contradicted {
+            return self.give_up_claim(why);
+        }
         let Some(Operation { id, kind: Kind::Promote { forced, gave_up, .. }, .. }) = self.operation.take() else {
             return;
         };
@@ -385,8 +412,12 @@ impl Node {
         let end = self.log.end();
         self.flush_to = self.flush_to.max(end);
         self.log.want_durable(end);
-        self.operation =
-            Some(Operation { id: Some(id), kind: Kind::Demote { to, forced, released: false }, since: self.now });
+        self.operation = Some(Operation {
+            id: Some(id),
+            kind: Kind::Demote { to, forced, released: false },
+            since: self.now,
+            contradicted: None,
+        });
         Ok(())
     }
 
@@ -467,7 +498,8 @@ impl Node {
                 if let Some(session) = self.peers[node.0 as usize].session() {
                     self.send(node, session, PeerMsg::TakeOver);
                 }
-                self.operation = Some(Operation { id, kind: Kind::Watch { to: node }, since: self.now });
+                self.operation =
+                    Some(Operation { id, kind: Kind::Watch { to: node }, since: self.now, contradicted: None });
             }
             None => self.answer(id, Ok(format!("{} is passive, its log ends at {}", self.cfg.my_name(), end.0))),
         }

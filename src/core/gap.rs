@@ -24,12 +24,16 @@ const CHANGED: Kind = Kind::Zeroes;
 pub struct GapState {
     /// Where the undo leads back to; none where there is no way back.
     pub rollback: Option<Lsn>,
+    /// `changed` holds what this side changed after this record.
+    pub since: Lsn,
     /// Blocks whose content at that position is in the history: the first undo wins.
     pub saved: DirtySet,
     /// What this side had changed since the fork: to be fetched whatever the source changed (R4). Noted in the history too,
     /// since the log that told it is gone.
     pub changed: DirtySet,
     pub chain: Chain,
+    /// The write under way: where the chain stood before it, and what counts as saved only because of it.
+    pending: Option<(Chain, Vec<Extent>)>,
     pub stream: u128,
 }
 
@@ -42,13 +46,26 @@ pub struct Rollback {
 }
 
 impl GapState {
-    pub fn new(rollback: Option<Lsn>, sizes: &[u64], stream: u128) -> GapState {
+    pub fn new(rollback: Option<Lsn>, since: Lsn, sizes: &[u64], stream: u128) -> GapState {
         GapState {
             rollback,
+            since,
             saved: DirtySet::new(sizes),
             changed: DirtySet::new(sizes),
             chain: Chain::start(stream),
+            pending: None,
             stream,
+        }
+    }
+
+    /// The write that `save` asked for is over. If it failed nothing of it is there, and the next one takes its place: a hole
+    /// in the chain would hide all undo behind it.
+    pub fn save_is_over(&mut self, written: bool) {
+        if let Some((chain, extents)) = self.pending.take()
+            && !written
+        {
+            self.chain = chain;
+            extents.into_iter().for_each(|e| self.saved.remove(e));
         }
     }
 
@@ -69,9 +86,10 @@ impl GapState {
     /// What makes the old contents of some ranges durable: offset in the history, and bytes.
     pub fn save(&mut self, mut old: Vec<Record>) -> (u64, Vec<Payload>) {
         let offset = self.chain.address;
-        for record in &old {
-            self.saved.add(Extent { volume: record.volume, offset: record.offset, length: record.length });
-        }
+        let extent = |r: &Record| Extent { volume: r.volume, offset: r.offset, length: r.length };
+        let extents: Vec<Extent> = old.iter().map(extent).collect();
+        extents.iter().for_each(|e| self.saved.add(*e));
+        self.pending = Some((self.chain, extents));
         let bufs = self.chain.append(self.stream, NO_TERM, &mut old);
         (offset, bufs)
     }

@@ -51,6 +51,8 @@ impl Charter {
 pub struct Gap {
     /// Where the undo leads back to; none where there is no way back (a fresh replica).
     pub rollback: Option<Lsn>,
+    /// What this side changed after this record is in the history.
+    pub since: Lsn,
 }
 
 /// First message of both sides of a session.
@@ -77,5 +79,7 @@ pub struct Hello {
     /// Oldest record that the log still holds, `durable + 1` if it is empty.
     pub log_from: Lsn,
     pub charter: Charter,
+    /// It is on its way to being active.
+    pub promoting: bool,
     pub gap: Option<Gap>,
 }

@@ -189,7 +189,7 @@ impl Node {
             resource: self.cfg.resource.clone(),
             node: self.cfg.my_name().to_string(),
             incarnation: self.cfg.incarnation,
-            role: if self.stage == Stage::Active { Role::Active } else { Role::Passive },
+            role: self.role(),
             volumes: self.cfg.volumes.iter().map(|v| (v.name.clone(), v.size)).collect(),
             block: self.cfg.block,
             lineage: self.lineage.terms().to_vec(),
@@ -197,10 +197,11 @@ impl Node {
             received: self.log.end(),
             durable: self.log.durable(),
             committed: self.committed,
-            applied: self.store.applied(),
+            applied: self.store.may_hold(),
             log_from: self.log.from(),
             charter: self.charter.clone(),
-            gap: self.gap.as_ref().map(|g| super::hello::Gap { rollback: g.rollback }),
+            promoting: self.stage == Stage::Promoting,
+            gap: self.gap.as_ref().map(|g| super::hello::Gap { rollback: g.rollback, since: g.since }),
         }
     }
 
@@ -247,7 +248,10 @@ impl Node {
         }
         if self.claim_is_outdated(&hello.charter) {
             let peer = self.cfg.name(node).to_string();
-            self.give_up_claim(super::notice::Refusal::Claimed { peer });
+            self.contradict(super::notice::Refusal::Claimed { peer });
+        }
+        if self.pledge.as_deref() == Some(hello.node.as_str()) && hello.role == Role::Passive && !hello.promoting {
+            self.pledge = None; // It has given up.
         }
         let newcomer = self.peer_mut(node).incarnation != Some(hello.incarnation);
         let peer = self.peer_mut(node);
@@ -256,8 +260,7 @@ impl Node {
         if newcomer {
             peer.forget_positions();
         }
-        let mine = if self.stage == Stage::Active { Role::Active } else { Role::Passive };
-        match (mine, hello.role) {
+        match (self.role(), hello.role) {
             (Role::Active, Role::Active) => {
                 self.notice(Notice::SplitBrain { peer: hello.node.clone() });
                 let why = "both nodes are active (split brain): demote the one whose writes are to be set aside";
@@ -272,10 +275,21 @@ impl Node {
                 self.check_incarnation(node);
             }
             (Role::Passive, Role::Active) if self.stage != Stage::Passive => {
+                self.contradict(super::notice::Refusal::PeerIsActive {
+                    peer: hello.node.clone(),
+                    me: self.cfg.my_name().into(),
+                });
                 self.refuse(node, "this node is changing its role; it will be asked again".into());
             }
             (Role::Passive, Role::Active) => {
-                self.follow_charter(&hello.charter);
+                if let Err(why) = self.check_follow(node, &hello) {
+                    return self.refuse(node, why);
+                }
+                if self.lineage.is_fresh() {
+                    self.charter = hello.charter.clone();
+                    self.persist(super::superblock::Then::Nothing);
+                }
+                self.hear_charter(&hello.charter);
                 self.become_target(node, session, &hello);
             }
             (Role::Passive, Role::Passive) => {
@@ -331,14 +345,29 @@ impl Node {
         Ok(())
     }
 
-    /// Whoever follows an active takes its charter, unless it knows of a later one of the same or a higher generation.
-    fn follow_charter(&mut self, charter: &super::hello::Charter) {
-        if charter.conflicts_with(&self.charter) {
-            self.charter = charter.clone();
-            self.may_resume = false;
-            return self.persist(super::superblock::Then::Nothing);
+    /// Whether an active may be followed: only one at a time, and none whose charter another one has replaced (C7, C8).
+    fn check_follow(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
+        let name = self.cfg.name(node);
+        let followed = |n: &NodeId| *n != node && matches!(self.peers[n.0 as usize].link, Link::Target(_));
+        if let Some(other) = self.cfg.peers().find(followed) {
+            let other = self.cfg.name(other);
+            return Err(format!(
+                "{name} is active, and so is {other} (split brain): demote the one whose writes are to be set aside"
+            ));
         }
-        self.hear_charter(charter);
+        if self.lineage.is_fresh() {
+            return Ok(()); // It holds nothing that another decision could touch.
+        }
+        if self.charter.generation.0 > hello.charter.generation.0 {
+            return Err(format!("another node was promoted by force since {name} was: demote {name} with --force"));
+        }
+        if hello.charter.conflicts_with(&self.charter) {
+            return Err(format!(
+                "{name} and the active that this node followed were each promoted by force while the other was taken for dead: decide \
+                 whose data is to be kept, and promote that node with --force"
+            ));
+        }
+        Ok(())
     }
 
     /// A passive follows the newest charter that it meets (C7).

@@ -32,8 +32,10 @@ pub enum Stage {
     Demoting,
 }
 
-/// Heartbeats that a restarted active waits for nodes that do not answer, before it resumes.
+/// How long a restarted active waits for nodes that do not answer before it resumes: so many heartbeats, and time enough
+/// for the others to dial it.
 const RESUME_HEARTBEATS: u64 = 10;
+const RESUME_MS: u64 = 1500;
 
 /// What a completed I/O was for.
 #[derive(Clone, Debug)]
@@ -52,12 +54,17 @@ pub(super) enum Purpose {
     ApplyWrite,
     /// A list that must be durable before the ring drops records (B1).
     Bitmap,
-    /// Something nobody waits for.
-    Unimportant,
+    /// The undo of a closed gap is cut off; if that fails, it is only space.
+    HistoryCut,
     RollbackHeader,
     RollbackBody,
     RollbackWrite,
     RollbackFlush,
+    /// Undo on its way to the history.
+    Undo {
+        peer: NodeId,
+        session: SessionId,
+    },
     /// A step of a resync being received.
     Resync {
         peer: NodeId,
@@ -139,6 +146,8 @@ pub struct Node {
     pub(super) is_outvoted: bool,
     /// Until then a restarted active waits to hear from everyone before it resumes.
     pub(super) resume_at: Time,
+    /// Whom it last let be promoted: until that node has said what came of it, this one needs its word (C9). Durable.
+    pub(super) pledge: Option<String>,
     /// Whom this node lets be promoted; it claims nothing itself while that session lasts.
     pub(super) granted: Option<(NodeId, SessionId)>,
     /// This node was active in its charter when it started and may resume once the members agree (C9).
@@ -178,16 +187,18 @@ impl Node {
             lineage: Lineage::new(sb.lineage.clone()),
             charter: sb.charter.clone(),
             change: None,
-            committed: sb.checkpoint,
+            // A round is begun only with what is committed (S1).
+            committed: sb.checkpoint.max(sb.applying),
             overlay,
-            store: Store::new(sb.checkpoint, now),
+            store: Store::new(sb.checkpoint, sb.applying, now),
             clients: Clients::new(cfg.volumes.len()),
             peers: cfg.nodes.iter().map(|_| Peer::default()).collect(),
             operation: None,
             fault: None,
             suspended: false,
             is_outvoted: false,
-            resume_at: now.plus_ms(cfg.heartbeat_ms * RESUME_HEARTBEATS),
+            resume_at: now.plus_ms(cfg.heartbeat_ms * RESUME_HEARTBEATS + RESUME_MS),
+            pledge: sb.pledge.clone(),
             granted: None,
             may_resume,
             flush_to: Lsn(0),
@@ -245,6 +256,11 @@ impl Node {
         self.accept_times.mark(self.now, self.log.end());
         self.advance();
         self.poll_charter();
+        if self.clients.waiting_for_room() > 0 || self.has_deferred() {
+            // Somebody waits for memory: what is held becomes durable, committed and applied as soon as can be.
+            let written = self.log.written();
+            self.log.want_durable(written);
+        }
         if let Some((part, op)) = self.log.poll(self.now) {
             self.io(Purpose::Log, part, op);
         }
@@ -365,11 +381,12 @@ impl Node {
             Purpose::Verify { job, part } => self.verify_read(job, part, result),
             Purpose::Question { peer, session, id, part } => self.question_read(peer, session, id, part, result),
             Purpose::Bitmap => self.bitmap_written(result),
-            Purpose::Unimportant => {}
+            Purpose::HistoryCut => self.resync_ios -= 1,
             Purpose::RollbackHeader => self.rollback_header(result),
             Purpose::RollbackBody => self.rollback_body(result),
             Purpose::RollbackWrite => self.rollback_written(result),
             Purpose::RollbackFlush => self.rollback_flushed(result),
+            Purpose::Undo { peer, session } => self.undo_written(peer, session, result),
             Purpose::Resync { peer, session, index } => self.resync_io_done(peer, session, index, result),
             Purpose::Content { peer, session, job, part } => self.content_read(peer, session, job, part, result),
             Purpose::Search { peer, session } => self.search_done(peer, session, result),

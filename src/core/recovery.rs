@@ -96,8 +96,10 @@ pub fn format(
         boot: config.boot,
         clean: true,
         checkpoint: Lsn(0),
+        applying: Lsn(0),
         tail,
         zero,
+        pledge: None,
         gap: None,
         history_stream: ids.history_stream,
         history_bytes: 0,
@@ -133,7 +135,7 @@ pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recov
         let (valid, checkpoint) = (end.0, superblock.checkpoint.0);
         return Err(RecoveryError::Damaged { lsn: lsn.0, address, valid, checkpoint });
     }
-    if end < superblock.checkpoint {
+    if end < superblock.checkpoint.max(superblock.applying) {
         let (valid, checkpoint) = (end.0, superblock.checkpoint.0);
         return Err(RecoveryError::Damaged { lsn: end.next().0, address: found.next, valid, checkpoint });
     }
@@ -148,8 +150,7 @@ pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recov
         end,
         index: entries,
     };
-    // What was read back may still be in a volatile cache: it counts as durable only from here on.
-    disk.flush(Part::Log).map_err(io)?;
+    stabilise(&log, superblock.checkpoint, disk).map_err(io)?;
     let bitmaps = read_bitmaps(config, &superblock, &log, disk)?;
     let gap = read_gap(config, &superblock, disk)?;
     Ok(Recovered { superblock, slot: slot as u8 ^ 1, log, records, bitmaps, gap })
@@ -204,7 +205,7 @@ fn read_gap(
     let Some(gap) = superblock.gap else { return Ok(None) };
     let sizes: Vec<u64> = config.volumes.iter().map(|v| v.size).collect();
     let found = read_chain(Part::History, superblock.history_stream, disk)?;
-    let mut state = GapState::new(gap.rollback, &sizes, superblock.history_stream);
+    let mut state = GapState::new(gap.rollback, gap.since, &sizes, superblock.history_stream);
     for meta in found.entries.iter().flat_map(|e| &e.metas) {
         state.recovered(meta.kind, Extent { volume: meta.volume, offset: meta.offset, length: meta.length });
     }
@@ -223,6 +224,23 @@ fn end_by_lineage(lineage: &Lineage, entries: &mut VecDeque<BatchEntry>, end: Ls
     }
     cut(entries, valid);
     valid
+}
+
+/// What was read back may never have reached stable storage: a flush that failed has left it in a cache, clean, where no
+/// later flush finds it (L4). So everything past the checkpoint, which alone is surely stable, is written once more.
+fn stabilise(log: &LogStart, checkpoint: Lsn, disk: &mut dyn BlockingDisk) -> Result<(), IoError> {
+    const CHUNK: u64 = 1 << 20;
+    let stable = log.index.iter().take_while(|e| e.last() <= checkpoint).last();
+    let mut address = stable.map_or(log.tail.address, |e| e.start.address + e.bytes);
+    while address < log.next {
+        let to_lap_end = log.geometry.size - address % log.geometry.size;
+        let length = CHUNK.min(log.next - address).min(to_lap_end);
+        let offset = log.geometry.offset(address);
+        let bytes = disk.read(Part::Log, offset, length)?;
+        disk.write(Part::Log, offset, &bytes)?;
+        address += length;
+    }
+    disk.flush(Part::Log)
 }
 
 /// The records past the checkpoint, with their payloads.

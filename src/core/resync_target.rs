@@ -101,7 +101,8 @@ impl ResyncTarget {
     pub fn fill_ack(&self, ack: &mut Ack) {
         ack.term = self.lineage.last().map(|t| t.id);
         ack.resync_bytes = self.taken;
-        (ack.received, ack.durable, ack.applied) = (self.through, self.through, self.through);
+        // Received and durable stay where a rollback leads to: what came since counts for flow control alone.
+        ack.streamed = self.through;
     }
 
     /// The next group, as far as committed allows (S1). What closes the contents is taken in on the way.
@@ -266,7 +267,10 @@ impl Node {
         if let Some(resync) = self.resync_mut(node) {
             resync.step = Step::Save(group);
         }
-        self.resync_io(node, Part::History, IoOp::Write { offset, bufs, sync: true }, 0);
+        if let Some(session) = self.peers[node.0 as usize].session() {
+            self.resync_ios += 1;
+            self.io(Purpose::Undo { peer: node, session }, Part::History, IoOp::Write { offset, bufs, sync: true });
+        }
     }
 
     fn write_group(&mut self, node: NodeId, group: Group) {
@@ -291,6 +295,13 @@ impl Node {
         for volume in 0..volumes {
             self.resync_io(node, Part::Store(VolumeId(volume as u16)), IoOp::Flush, 0);
         }
+    }
+
+    pub(super) fn undo_written(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
+        if let Some(gap) = &mut self.gap {
+            gap.save_is_over(result.is_ok());
+        }
+        self.resync_io_done(node, session, 0, result);
     }
 
     pub(super) fn resync_io_done(
@@ -368,7 +379,7 @@ impl Node {
         self.lineage = Lineage::new(lineage);
         self.zero = zero;
         let log_stream = self.draw_id();
-        self.cancel_reclaim();
+        self.log_restarts_at(through);
         self.log.restart_at(through, log_stream);
         self.store.set_applied(through);
         self.committed = committed;
@@ -380,7 +391,9 @@ impl Node {
     }
 
     pub(super) fn gap_is_closed(&mut self, node: NodeId, session: SessionId, position: Lsn) {
-        self.io(Purpose::Unimportant, Part::History, IoOp::Truncate { length: 0 });
+        // Counted, so that no later gap is opened on a history that is still being cut.
+        self.resync_ios += 1;
+        self.io(Purpose::HistoryCut, Part::History, IoOp::Truncate { length: 0 });
         let name = self.cfg.name(node).to_string();
         self.notice(super::notice::Notice::ResyncFinished { peer: name, position: position.0 });
         if self.peers[node.0 as usize].session() != Some(session) {

@@ -68,13 +68,14 @@ impl Node {
             }
             Feed::Stream { .. } => {}
         }
+        if source.gap_open {
+            // For flow control alone (R3).
+            return source.acknowledged(ack.streamed);
+        }
         if ack.received > end || ack.durable > ack.received {
             return self.close_link(node, "an acknowledgement of what was never sent", true);
         }
         source.acknowledged(ack.received);
-        if source.gap_open {
-            return; // For flow control alone (R3).
-        }
         peer.received = peer.received.max(ack.received);
         peer.durable = peer.durable.max(ack.durable);
         peer.applied = peer.applied.max(ack.applied);

@@ -17,6 +17,9 @@ const RETRY_MS: u64 = 1000;
 #[derive(Debug)]
 pub struct Store {
     applied: Lsn,
+    /// The newest record of which the stores may hold a part: the end of the round under way, or of one that a crash
+    /// interrupted.
+    may_hold: Lsn,
     round: Option<Round>,
     /// When the newest round ended, or failed.
     rested: Time,
@@ -27,6 +30,8 @@ pub struct Store {
 #[derive(Debug)]
 struct Round {
     to: Lsn,
+    /// The superblock says that this round is under way.
+    noted: bool,
     pieces: VecDeque<Piece>,
     writing: usize,
     touched: BTreeSet<VolumeId>,
@@ -35,13 +40,18 @@ struct Round {
 }
 
 impl Store {
-    pub fn new(applied: Lsn, now: Time) -> Store {
-        Store { applied, round: None, rested: now, failed: false }
+    /// `applied` is checkpointed; a round up to `may_hold` may have been interrupted.
+    pub fn new(applied: Lsn, may_hold: Lsn, now: Time) -> Store {
+        Store { applied, may_hold: may_hold.max(applied), round: None, rested: now, failed: false }
     }
 
     /// Everything up to here is in the store and stable there.
     pub fn applied(&self) -> Lsn {
         self.applied
+    }
+
+    pub fn may_hold(&self) -> Lsn {
+        self.may_hold
     }
 
     pub fn is_resting(&self) -> bool {
@@ -52,6 +62,7 @@ impl Store {
     pub fn set_applied(&mut self, lsn: Lsn) {
         assert!(self.round.is_none());
         self.applied = lsn;
+        self.may_hold = lsn;
     }
 }
 
@@ -66,7 +77,16 @@ impl Node {
             let to = self.applicable();
             let pieces: VecDeque<Piece> = self.overlay.plan(to).into();
             let touched = pieces.iter().map(|p| p.volume).collect();
-            self.store.round = Some(Round { to, pieces, writing: 0, touched, flushing: 0, error: None });
+            self.store.round = Some(Round { to, noted: false, pieces, writing: 0, touched, flushing: 0, error: None });
+            // A restarted node must know that its stores are ahead of the checkpoint, and how far.
+            self.store.may_hold = self.store.may_hold.max(to);
+            self.persist(Then::Apply);
+        }
+    }
+
+    pub(super) fn round_is_noted(&mut self) {
+        if let Some(round) = &mut self.store.round {
+            round.noted = true;
         }
         self.step_round();
     }
@@ -81,7 +101,9 @@ impl Node {
             return since_ms >= RETRY_MS;
         }
         let full = self.overlay.memory() >= self.cfg.memory.min(self.log.size() / 4) / 2;
-        full || since_ms >= self.cfg.apply_ms || self.log.used() > self.log.size() / 2 || self.settling()
+        let hurried =
+            self.clients.waiting_for_room() > 0 || self.has_deferred() || self.store.may_hold > self.store.applied;
+        full || hurried || since_ms >= self.cfg.apply_ms || self.log.used() > self.log.size() / 2 || self.settling()
     }
 
     pub(super) fn store_deadline(&self) -> Option<Time> {
@@ -98,7 +120,7 @@ impl Node {
 
     fn step_round(&mut self) {
         let mut ios = Vec::new();
-        if let Some(round) = &mut self.store.round {
+        if let Some(round) = self.store.round.as_mut().filter(|r| r.noted) {
             while round.writing < PARALLEL && round.error.is_none() {
                 let Some(piece) = round.pieces.pop_front() else { break };
                 round.writing += 1;
@@ -139,7 +161,7 @@ impl Node {
 
     fn finish_round(&mut self) {
         let Some(round) = &self.store.round else { return };
-        if round.writing > 0 || round.flushing > 0 {
+        if round.writing > 0 || round.flushing > 0 || !round.noted {
             return;
         }
         if let Some(errno) = round.error {

@@ -24,6 +24,8 @@ pub enum Then {
         session: SessionId,
         version: u64,
     },
+    /// The stores may be written to: what they will hold is on record (R1).
+    Apply,
     /// The claimed charter is held here: whoever asked may go on.
     GrantClaim {
         peer: NodeId,
@@ -128,12 +130,14 @@ impl Node {
         content.incarnation = self.cfg.incarnation;
         content.boot = self.cfg.boot;
         content.checkpoint = self.store.applied();
+        content.applying = self.store.may_hold();
         // L5: a superblock never says that a record is gone which the store does not hold.
         assert!(tail.first <= self.store.applied().next(), "tail {tail:?}, applied {:?}", self.store.applied());
         content.tail = tail;
         content.zero = self.zero;
+        content.pledge = self.pledge.clone();
         content.next_salvage = self.next_salvage;
-        content.gap = self.gap.as_ref().map(|g| Gap { rollback: g.rollback });
+        content.gap = self.gap.as_ref().map(|g| Gap { rollback: g.rollback, since: g.since });
         content.history_stream = self.history_stream;
         let names = self.cfg.peers().map(|n| (n, self.cfg.name(n)));
         content.bitmaps = names.map(|(n, name)| self.bitmaps[n.0 as usize].state(name)).collect();
@@ -149,7 +153,8 @@ impl Node {
         }
         self.superblock.slot ^= 1;
         self.superblock.durable = state;
-        self.superblock.checkpoint = checkpoint;
+        // A gap that was closed meanwhile may have led to a lower position of another lineage.
+        self.superblock.checkpoint = checkpoint.min(self.store.applied());
         self.log.tail_is_durable(tail);
         while let Some((at, _)) = self.superblock.then.front() {
             if *at > state {
@@ -164,6 +169,7 @@ impl Node {
     fn carry_out(&mut self, then: Then) {
         match then {
             Then::Nothing => {}
+            Then::Apply => self.round_is_noted(),
             Then::TermOpened => self.term_opened(),
             Then::CharterStands { version } => self.charter_stands(version),
             Then::ConfirmCharter { peer, session, version } => {

@@ -38,8 +38,8 @@ enum Step {
     Settle,
     /// Orphans are being set aside.
     SetAside(Box<SetAside>),
-    /// The history notes what changed on this side.
-    Note(Box<GapState>),
+    /// The history notes what changed on this side; of the gap that is to be opened, or of the one that is open.
+    Note(Option<Box<GapState>>),
     /// The superblock with the new lineage, or the open gap, is being written.
     Write,
 }
@@ -66,13 +66,16 @@ impl Node {
         };
         self.link_stands(node, Link::Target(Box::new(target)));
         self.may_resume = false;
+        self.pledge = None;
     }
 
     /// What is to be done to follow this active, and the verdict in words; or why it cannot be done.
     pub(super) fn verdict(&self, hello: &Hello) -> Result<(Plan, String), String> {
-        let (end, applied, active) = (self.log.end(), self.store.applied(), &hello.node);
+        let (end, applied, active) = (self.log.end(), self.store.may_hold(), &hello.node);
         let plan = |fork, resync, text: String| Ok((Plan { fork, resync }, text));
-        if self.lineage.is_fresh() {
+        let related = self.lineage.relation(end, &hello.lineage, hello.received) != Relation::Unrelated;
+        // A founder that crashed before its first record is as good as fresh.
+        if self.lineage.is_fresh() || (!related && end == Lsn(0) && applied == Lsn(0)) {
             // A fresh replica matches nobody (B3); but zeros are the image at position 0 of a lineage that began with zeros.
             if self.zero && hello.zero && hello.log_from <= Lsn(1) && self.gap.is_none() {
                 let text =
@@ -149,11 +152,18 @@ impl Node {
         let TargetStage::Preparing(Prepare { plan, step: Step::Settle, .. }) = &target.stage else { return };
         let (plan, session) = (*plan, target.session);
         let end = self.log.end();
-        if !self.log.is_settled() || !self.store.is_resting() || self.rollback.is_some() {
+        if !self.log.is_settled() || !self.store.is_resting() || self.rollback.is_some() || self.resync_ios > 0 {
             return self.log.want_durable(end);
         }
+        if plan.resync && self.gap.is_none() {
+            // What was reported durable must be found again by a rollback (R1): all of it is applied before the gap is opened,
+            // committed or not. What of it is an orphan is set aside first (R4).
+            self.committed = self.committed.max(end);
+        }
         // R1: a resync begins with everything committed applied, so that going back never loses what was reported durable.
-        if plan.resync && self.store.applied() < self.committed.min(end) {
+        if self.store.applied() < self.store.may_hold()
+            || (plan.resync && self.gap.is_none() && self.store.applied() < end)
+        {
             return;
         }
         if !plan.resync && self.store.applied() > plan.fork {
@@ -222,21 +232,37 @@ impl Node {
     }
 
     fn open_gap(&mut self, node: NodeId, session: SessionId, changed: Option<Vec<Extent>>) {
-        if self.gap.is_some() {
+        let Some(fork) = self.prepare_mut(node, session).map(|p| p.plan.fork) else { return };
+        if self.gap.as_ref().is_some_and(|g| g.since <= fork) {
             return self.persist(Then::GapOpen { peer: node, session });
         }
-        let everything = || {
-            let volumes = self.cfg.volumes.iter().enumerate();
-            volumes.map(|(i, v)| Extent { volume: VolumeId(i as u16), offset: 0, length: v.size }).collect()
-        };
-        let changed = changed.unwrap_or_else(everything);
+        let volumes = self.cfg.volumes.iter().enumerate();
+        let everything: Vec<Extent> =
+            volumes.map(|(i, v)| Extent { volume: VolumeId(i as u16), offset: 0, length: v.size }).collect();
+        if let Some(gap) = &mut self.gap {
+            // Another source, which parts from this lineage earlier: what changed here since is no longer known (R4).
+            let (offset, bufs) = gap.note_changed(&everything);
+            return self.note_gap(node, session, None, offset, bufs);
+        }
+        let changed = changed.unwrap_or(everything);
         let applied = self.store.applied();
         let rollback = (!self.lineage.is_fresh()).then_some(applied);
         let stream = self.draw_id();
-        let mut gap = GapState::new(rollback, &self.volume_sizes(), stream);
+        let mut gap = GapState::new(rollback, fork, &self.volume_sizes(), stream);
         let (offset, bufs) = gap.note_changed(&changed);
+        self.note_gap(node, session, Some(Box::new(gap)), offset, bufs);
+    }
+
+    fn note_gap(
+        &mut self,
+        node: NodeId,
+        session: SessionId,
+        gap: Option<Box<GapState>>,
+        offset: u64,
+        bufs: Vec<crate::buf::Payload>,
+    ) {
         let Some(prepare) = self.prepare_mut(node, session) else { return };
-        prepare.step = Step::Note(Box::new(gap));
+        prepare.step = Step::Note(gap);
         if bufs.is_empty() {
             return self.gap_noted(node, session, Ok(IoData::Nothing));
         }
@@ -253,11 +279,18 @@ impl Node {
         }
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let Step::Note(gap) = std::mem::replace(&mut prepare.step, Step::Write) else { return };
+        let fork = prepare.plan.fork;
         let applied = self.store.applied();
+        let Some(gap) = gap else {
+            if let Some(open) = &mut self.gap {
+                open.since = fork;
+            }
+            return self.persist(Then::GapOpen { peer: node, session });
+        };
         self.history_stream = gap.stream;
         self.gap = Some(*gap);
         let log_stream = self.draw_id();
-        self.cancel_reclaim();
+        self.log_restarts_at(applied);
         self.log.restart_at(applied, log_stream);
         self.overlay.truncate(applied);
         self.zero = false;
@@ -329,6 +362,11 @@ impl Node {
         Ok(())
     }
 
+    /// Whether received records wait for room.
+    pub(super) fn has_deferred(&self) -> bool {
+        self.peers.iter().any(|p| matches!(&p.link, Link::Target(t) if !t.deferred.is_empty()))
+    }
+
     /// Takes received records in while there is room; what waits is not acknowledged, so the active's window bounds it.
     fn take_deferred(&mut self, node: NodeId) {
         loop {
@@ -374,6 +412,7 @@ impl Node {
             received: self.log.end(),
             durable: self.log.durable(),
             applied: self.store.applied(),
+            streamed: self.log.end(),
             resync_bytes: 0,
             echo_us: 0,
         }
@@ -398,7 +437,7 @@ impl Node {
         }
         for node in self.cfg.peers() {
             let Some((_, ack)) = self.target_ack(node) else { continue };
-            let told = (ack.received, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
+            let told = (ack.streamed, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
             if self.peers[node.0 as usize].target_mut().is_some_and(|t| t.told != told) {
                 self.send_ack(node);
             }
@@ -408,7 +447,7 @@ impl Node {
     pub(super) fn send_ack(&mut self, node: NodeId) {
         let Some((session, ack)) = self.target_ack(node) else { return };
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
-            target.told = (ack.received, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
+            target.told = (ack.streamed, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
         }
         self.send(node, session, PeerMsg::Ack(ack));
     }

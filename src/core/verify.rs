@@ -177,7 +177,7 @@ impl Node {
     }
 
     /// Whether a record after `since` touches the range, or might.
-    fn touched_since(&self, since: Lsn, extent: Extent) -> bool {
+    pub(super) fn touched_since(&self, since: Lsn, extent: Extent) -> bool {
         let overlaps = |e: &Extent| {
             e.volume == extent.volume && e.offset < extent.offset + extent.length && extent.offset < e.offset + e.length
         };

@@ -143,7 +143,7 @@ fn stamped(event: &impl Serialize, at: SystemTime) -> String {
 }
 
 /// UTC, to the millisecond, as in 2026-11-21T11:34:44.250Z.
-fn rfc3339(at: SystemTime) -> String {
+pub fn rfc3339(at: SystemTime) -> String {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);

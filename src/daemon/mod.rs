@@ -30,7 +30,7 @@ mod tests;
 
 pub use create::create;
 pub use handle::{LoopHandle, Request};
-pub use journal::Happening;
+pub use journal::{Happening, rfc3339};
 
 use crate::config::Settings;
 use crate::control::{ControlError, Server};
@@ -46,6 +46,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 /// Why a daemon does not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,18 @@ pub enum DaemonError {
 /// Buffers that are kept for reuse beside the memory that the file allows for writes: for requests, reads and frames.
 const KEEP_BESIDE: usize = 32 << 20;
 
+impl DaemonError {
+    /// Another process has what this one needs.
+    fn is_in_use(&self) -> bool {
+        use ListenError::{PortInUse, SocketInUse};
+        matches!(self, DaemonError::Disk(DiskError::InUse { .. }))
+            || matches!(self, DaemonError::Peers(e) | DaemonError::Nbd(e) if matches!(e, PortInUse { .. } | SocketInUse { .. }))
+    }
+}
+
+/// The longest that what a killed daemon held is waited for.
+const FREED_WITHIN: Duration = Duration::from_secs(2);
+
 /// Runs a node's daemon in this thread until it is told to stop, by its control socket, SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -87,9 +100,9 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     settings.node.incarnation = Incarnation(random_u128()?);
     settings.node.boot = boot_id()?;
     crate::buf::keep_at_most(usize::try_from(settings.node.memory).unwrap_or(usize::MAX).saturating_add(KEEP_BESIDE));
-    let mut disk = Disk::open(&settings)?;
-    let peers = Peers::new(&settings).map_err(DaemonError::Peers)?;
-    let clients = clients::Clients::new(&settings).map_err(DaemonError::Nbd)?;
+    let mut disk = once_free(|| Ok(Disk::open(&settings)?))?;
+    let peers = once_free(|| Peers::new(&settings).map_err(DaemonError::Peers))?;
+    let clients = once_free(|| clients::Clients::new(&settings).map_err(DaemonError::Nbd))?;
     let hub = Hub { ring: Ring::new()?, events: VecDeque::new(), journal: Journal::new(), now: event_loop::now() };
     let (handle, requests) = handle::channel().map_err(system("make an event descriptor"))?;
     let signal = signals().map_err(system("handle signals"))?;
@@ -102,6 +115,18 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
         }
     }
     Ok((Loop::new(pieces), handle))
+}
+
+/// A killed daemon's files and ports become free a little later than its process ends: the kernel takes a ring apart in the
+/// background. What is in use is therefore tried again, for a while.
+fn once_free<T>(mut attempt: impl FnMut() -> Result<T, DaemonError>) -> Result<T, DaemonError> {
+    let until = Instant::now() + FREED_WITHIN;
+    loop {
+        match attempt() {
+            Err(e) if e.is_in_use() && Instant::now() < until => std::thread::sleep(FREED_WITHIN / 100),
+            other => return other,
+        }
+    }
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> DaemonError {

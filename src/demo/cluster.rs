@@ -108,7 +108,12 @@ static NEVER: AtomicBool = AtomicBool::new(false);
 impl Cluster {
     /// Makes the folder and the file; nothing is formatted or started yet. `exe` is the understudy program.
     pub fn new(exe: &Path, plan: &Plan) -> Result<Cluster, ClusterError> {
-        let template = std::env::temp_dir().join("understudy-XXXXXX");
+        Cluster::new_in(&std::env::temp_dir(), exe, plan)
+    }
+
+    /// The same with its folder below `base`.
+    pub fn new_in(base: &Path, exe: &Path, plan: &Plan) -> Result<Cluster, ClusterError> {
+        let template = base.join("understudy-XXXXXX");
         let folder = nix::unistd::mkdtemp(&template).map_err(|e| ClusterError::File {
             what: "make the temporary folder",
             path: template,
@@ -248,13 +253,7 @@ impl Cluster {
     /// Starts a node's daemon and waits until it answers.
     pub fn start_and_wait(&mut self, node: usize) -> Result<(), ClusterError> {
         self.start(node)?;
-        self.wait(&format!("the daemon of {} answers", self.name(node)), Duration::from_secs(20), |c| {
-            match c.status(node) {
-                Ok(_) => Ok(Found::Yes(())),
-                Err(ClusterError::Control { source, .. }) => Ok(Found::NotYet(source.to_string())),
-                Err(other) => Err(other),
-            }
-        })
+        self.wait_status(node, "its daemon answers", Duration::from_secs(20), |_| true).map(drop)
     }
 
     /// What the newest daemon of a node has written to its standard error.
@@ -320,6 +319,7 @@ impl Cluster {
 
     /// The state of a node (`docs/status.md`).
     pub fn status(&self, node: usize) -> Result<Value, ClusterError> {
+        self.pid(node)?;
         let failed = |source| ClusterError::Control { node: self.name(node).to_string(), source };
         self.control(node)?.status().map_err(failed)
     }
@@ -371,7 +371,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until `condition` holds for the status of a node.
+    /// Waits until `condition` holds for the status of a node. A daemon that has been started and does not answer yet is waited
+    /// for, too; one that has died is an error at once.
     pub fn wait_status(
         &mut self,
         node: usize,
@@ -381,8 +382,12 @@ impl Cluster {
     ) -> Result<Value, ClusterError> {
         let what = format!("{}: {what}", self.name(node));
         self.wait(&what, patience, |c| {
-            let status = c.status(node)?;
-            Ok(if condition(&status) { Found::Yes(status) } else { Found::NotYet(brief(&status)) })
+            Ok(match c.status(node) {
+                Ok(status) if condition(&status) => Found::Yes(status),
+                Ok(status) => Found::NotYet(brief(&status)),
+                Err(ClusterError::Control { source, .. }) if is_starting(&source) => Found::NotYet(source.to_string()),
+                Err(other) => return Err(other),
+            })
         })
     }
 
@@ -399,7 +404,12 @@ impl Cluster {
         self.wait("everything is applied", patience, |c| {
             let end = c.status(active)?["watermarks"]["accepted"].as_u64();
             for node in nodes {
-                let status = c.status(*node)?;
+                let status = match c.status(*node) {
+                    Err(ClusterError::Control { source, .. }) if is_starting(&source) => {
+                        return Ok(Found::NotYet(source.to_string()));
+                    }
+                    other => other?,
+                };
                 if status["watermarks"]["applied"].as_u64() != end {
                     return Ok(Found::NotYet(format!("the end is {end:?}; {}", brief(&status))));
                 }
@@ -443,6 +453,11 @@ pub enum Found<T> {
     Yes(T),
     /// Not there; what is there instead, for the message when time is up.
     NotYet(String),
+}
+
+/// A daemon that is there and has not opened its control socket.
+fn is_starting(error: &ControlError) -> bool {
+    matches!(error, ControlError::NotRunning { .. })
 }
 
 fn end(child: &mut Child) {

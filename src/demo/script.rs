@@ -1,10 +1,10 @@
 //! The demonstration, step by step. Each step says what it does, then what came of it.
 
-use super::cluster::{Cluster, ClusterError, Found, Plan};
+use super::cluster::{Cluster, ClusterError, Found, Plan, in_sync};
 use super::compare::{Difference, compare};
 use super::load::{Meter, Shape, Writer};
 use super::oracle::{Oracle, Promise, Violation};
-use crate::core::Mode;
+use crate::core::{Command, Mode};
 use crate::nbd_client::NbdError;
 use serde_json::Value;
 use std::io::{self, Write};
@@ -48,6 +48,8 @@ pub enum DemoError {
     Compare(io::Error),
     #[error("the stores of alpha and beta differ: {0}")]
     Differ(Difference),
+    #[error("`understudy verify` did not find the stores equal: {answer}")]
+    NotVerified { answer: String },
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
     #[error("cannot find out which program this is: {0}")]
@@ -64,7 +66,9 @@ struct Report {
     orphans: Option<u64>,
     to_answer: Duration,
     to_promote: Duration,
-    to_catch_up: Duration,
+    /// From the start of alpha's daemon until it had all that it had missed.
+    to_catch_up: Option<Duration>,
+    verified: String,
     stores: u64,
 }
 
@@ -136,17 +140,18 @@ impl Demo<'_> {
         self.say("\nWriting as a database does: pages of 4 to 16 KiB at random, flushed now and then, and a journal, each entry flushed.\n")?;
         self.say("    time   writes/s   MiB/s   p50 us   p99 us   flushes/s   beta is behind by")?;
         let seconds = Duration::from_secs(self.options.seconds.into());
-        self.load(ALPHA, seconds, true)?;
+        self.load(ALPHA, seconds, true, None)?;
         self.say("\nalpha was killed in mid-write (SIGKILL).\n")
     }
 
-    /// Has both writers write to a node for some time, one line each half second; then `kill`s the node, or stops.
-    fn load(&mut self, node: usize, time: Duration, kill: bool) -> Result<(), DemoError> {
+    /// Has both writers write to a node for some time, one line each half second; then `kill`s the node, or stops. Meanwhile
+    /// it is noted when the peer has `missed` nothing any more.
+    fn load(&mut self, node: usize, time: Duration, kill: bool, missed: Option<&Missed>) -> Result<(), DemoError> {
         let (stop, killed, meter) = (AtomicBool::new(false), AtomicBool::new(false), Meter::default());
         let mut clients = [self.cluster.nbd(node, VOLUME)?, self.cluster.nbd(node, VOLUME)?];
         let before: u64 = self.writers.iter().map(|w| w.oracle.issued()).sum();
-        let (cluster, out) = (&mut self.cluster, &mut *self.out);
-        let writers = &mut self.writers;
+        let (cluster, out, writers) = (&mut self.cluster, &mut *self.out, &mut self.writers);
+        let to_catch_up = &mut self.report.to_catch_up;
         let watched = std::thread::scope(|scope| {
             let threads: Vec<_> = writers
                 .iter_mut()
@@ -160,7 +165,13 @@ impl Demo<'_> {
                     })
                 })
                 .collect();
-            let shown = watch(cluster, node, time, &meter, out, || threads.iter().any(|t| t.is_finished()));
+            let mut look = |cluster: &Cluster| {
+                if let (Some(missed), None) = (missed, &to_catch_up) {
+                    *to_catch_up = missed.caught_up(&cluster.status(node)?);
+                }
+                Ok(threads.iter().any(|t| t.is_finished()))
+            };
+            let shown = watch(cluster, node, time, &meter, out, &mut look);
             let ended = match &shown {
                 Ok(()) if kill => {
                     killed.store(true, Ordering::SeqCst);
@@ -243,14 +254,14 @@ impl Demo<'_> {
 
     fn bring_back(&mut self) -> Result<(), DemoError> {
         self.say("\nWriting goes on at beta, and alpha comes back:\n\n  $ understudy run demo.toml --node alpha")?;
-        let since = Instant::now();
+        let accepted = self.cluster.status(BETA)?["watermarks"]["accepted"].as_u64().unwrap_or(0);
+        let missed = Missed { since: Instant::now(), sync: self.options.mode == Mode::Sync, accepted };
         self.cluster.start(ALPHA)?;
-        self.load(BETA, Duration::from_millis(1500), false)?;
-        if self.options.mode == Mode::Sync {
-            self.cluster.wait_in_sync(BETA, &[ALPHA, BETA], PATIENCE)?;
-        }
+        self.load(BETA, Duration::from_millis(1500), false, Some(&missed))?;
+        let caught_up = |s: &Value| missed.caught_up(s).is_some();
+        self.cluster.wait_status(BETA, "alpha has caught up", PATIENCE, caught_up)?;
+        self.report.to_catch_up.get_or_insert(missed.since.elapsed());
         self.cluster.wait_applied(BETA, &[ALPHA, BETA], PATIENCE)?;
-        self.report.to_catch_up = since.elapsed();
         self.report.orphans = orphans(&self.cluster.said(ALPHA));
         Ok(())
     }
@@ -263,6 +274,13 @@ impl Demo<'_> {
             let violation = |violation| DemoError::Violation { who, violation };
             writer.oracle.check(&image, Promise::Completed).map_err(violation)?;
         }
+        self.say("\n  $ understudy verify demo.toml --node beta")?;
+        let answer = self.cluster.command(BETA, &Command::Verify { repair: false })?;
+        self.say(format!("  {answer}"))?;
+        if answer != "alpha: equal" {
+            return Err(DemoError::NotVerified { answer });
+        }
+        self.report.verified = answer;
         let (alpha, beta) = (self.cluster.store(ALPHA, VOLUME), self.cluster.store(BETA, VOLUME));
         let (bytes, difference) = compare(&alpha, &beta).map_err(DemoError::Compare)?;
         match difference {
@@ -280,6 +298,7 @@ impl Demo<'_> {
             Some(n) => format!("{n} (kept in alpha's folder)"),
             None => "0 (beta had received all that alpha had written)".to_string(),
         };
+        let catch_up = r.to_catch_up.map_or("?".to_string(), |t| millis(t).to_string());
         let rows = [
             ("writes", r.writes.to_string()),
             ("flushed writes", r.flushed.to_string()),
@@ -288,8 +307,9 @@ impl Demo<'_> {
             ("orphaned writes set aside", orphans),
             ("time to promote", format!("{} ms", millis(r.to_promote))),
             ("from the kill to the first answer", format!("{} ms", millis(r.to_answer))),
-            ("time to catch up, under load", format!("{} ms from alpha's start", millis(r.to_catch_up))),
-            ("alpha's and beta's stores", format!("equal, {} MiB compared", r.stores >> 20)),
+            ("time to catch up", format!("{catch_up} ms from alpha's start, while writing went on")),
+            ("verify, online", r.verified.clone()),
+            ("the two stores, as files", format!("equal, {} MiB compared", r.stores >> 20)),
         ];
         let lines: Vec<String> = rows.iter().map(|(what, value)| format!("  {what:<36}{value}")).collect();
         self.say(format!("\n{}", lines.join("\n")))
@@ -314,24 +334,45 @@ impl Demo<'_> {
     }
 }
 
-/// Prints a line each half second until the time is over, or `over` says that there is nothing left to watch.
+/// What alpha has to catch up with.
+struct Missed {
+    since: Instant,
+    sync: bool,
+    /// What beta had accepted when alpha came back.
+    accepted: u64,
+}
+
+impl Missed {
+    /// How long it took, if beta says that it is over: in sync mode alpha is a member again, in async mode it has received
+    /// what it had missed.
+    fn caught_up(&self, beta: &Value) -> Option<Duration> {
+        let peer = &beta["peers"][0];
+        let over = match self.sync {
+            true => in_sync(beta).len() == 2 && peer["state"] == "in_sync",
+            false => peer["state"] == "async" && peer["received"].as_u64() >= Some(self.accepted),
+        };
+        over.then(|| self.since.elapsed())
+    }
+}
+
+/// Prints a line each half second until the time is over, or `look` says that there is nothing left to watch.
 fn watch(
     cluster: &mut Cluster,
     node: usize,
     time: Duration,
     meter: &Meter,
     out: &mut dyn Write,
-    over: impl Fn() -> bool,
+    look: &mut dyn FnMut(&Cluster) -> Result<bool, ClusterError>,
 ) -> Result<(), DemoError> {
     let started = Instant::now();
     let mut last = started;
     loop {
         let next = (last + LINE_EVERY).min(started + time);
-        let reached = cluster.wait("the next line is due", PATIENCE, |_| {
-            Ok(if Instant::now() >= next || over() { Found::Yes(()) } else { Found::NotYet(String::new()) })
-        });
-        reached?;
-        if over() {
+        let over = cluster.wait("the next line is due", PATIENCE, |c| {
+            let over = look(c)?;
+            Ok(if over || Instant::now() >= next { Found::Yes(over) } else { Found::NotYet(String::new()) })
+        })?;
+        if over {
             // A writer has ended, although nobody told it to: its error says why.
             return Ok(());
         }
@@ -390,6 +431,18 @@ mod tests {
         assert_eq!(orphans(text), Some(7));
         assert_eq!(orphans(r#"{"event":"orphans_set_aside","records":12,"bytes":4096}"#), Some(12));
         assert_eq!(orphans("started\n"), None);
+    }
+
+    #[test]
+    fn a_node_has_caught_up_when_it_has_what_it_missed() {
+        let beta = |state: &str, members: &[&str], received: u64| serde_json::json!({"in_sync": members, "peers": [{"state": state, "received": received}]});
+        let missed = |sync| Missed { since: Instant::now(), sync, accepted: 7 };
+        assert!(missed(true).caught_up(&beta("in_sync", &["alpha", "beta"], 9)).is_some());
+        assert!(missed(true).caught_up(&beta("catching_up", &["beta"], 9)).is_none());
+        assert!(missed(true).caught_up(&beta("down", &["alpha", "beta"], 9)).is_none());
+        assert!(missed(false).caught_up(&beta("async", &["beta"], 7)).is_some());
+        assert!(missed(false).caught_up(&beta("async", &["beta"], 6)).is_none());
+        assert!(missed(false).caught_up(&Value::Null).is_none());
     }
 
     #[test]

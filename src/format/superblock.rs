@@ -68,10 +68,14 @@ pub struct Superblock {
     pub clean: bool,
     /// All records up to here are applied, and durable in the stores.
     pub checkpoint: Lsn,
+    /// A round of applying up to here was begun: the stores may hold any part of it.
+    pub applying: Lsn,
     /// The oldest batch that the ring still needs (L2, L5).
     pub tail: ScanStart,
     /// Fresh, and the stores are proven to be zero (B3).
     pub zero: bool,
+    /// The node that this one let be promoted, while it does not know what came of it.
+    pub pledge: Option<String>,
     /// The store is between two positions (R1).
     pub gap: Option<Gap>,
     /// Random id of the history's current contents.

@@ -153,6 +153,7 @@ impl<B: Brain> World<B> {
 
     pub(super) fn stop(&mut self, node: NodeId, power: bool) {
         let boot = self.rng.next_u128();
+        self.processes += 1;
         let slot = &mut self.slots[node.0 as usize];
         // What a passive had in memory is gone; what the active had completed was written.
         let was_active = slot.client.as_ref().is_some_and(|c| c.live);
@@ -167,6 +168,7 @@ impl<B: Brain> World<B> {
         slot.poll_at = None;
         slot.client = None;
         slot.members.clear();
+        slot.seen_charter = None;
         slot.isolation.note(0, true);
         if power {
             slot.boot = boot;
@@ -218,6 +220,7 @@ impl<B: Brain> World<B> {
             }
         }
         slot.incarnation = incarnation;
+        self.processes += 1;
         slot.life += 1;
         slot.impaired = false;
         self.counts.one("starts");

@@ -103,9 +103,9 @@ impl Client {
         self.requests.values().filter(|r| !r.abandoned).count()
     }
 
-    /// When the oldest of them was asked.
+    /// When the oldest of them was asked: they are numbered in the order of asking.
     pub fn oldest(&self) -> Option<u64> {
-        self.requests.values().filter(|r| !r.abandoned).map(|r| r.asked_at).min()
+        self.requests.values().find(|r| !r.abandoned).map(|r| r.asked_at)
     }
 
     /// In words, for a report.

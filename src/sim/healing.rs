@@ -12,7 +12,7 @@ const NAME: &str = "7 progress";
 const LIMIT_US: u64 = 90_000_000;
 const TICK_US: u64 = 250_000;
 /// For so long the clients go on after the faults.
-const LOAD_US: u64 = 2_000_000;
+const LOAD_US: u64 = 500_000;
 
 impl<B: Brain> World<B> {
     /// Mends everything, and demands that it becomes well.

@@ -68,8 +68,14 @@ impl<B: Brain> World<B> {
         self.handle(node, Event::Command { id, command })
     }
 
-    /// Forces the promotion of a node, naming all that are really down.
+    /// Forces the promotion of a node, naming all that are really down. Nobody in his right mind forces a node that holds
+    /// nothing, or one that was given up, where there is another.
     pub fn force(&mut self, node: NodeId) -> Result<(), Violation> {
+        let slot = &self.slots[node.0 as usize];
+        let fresh = slot.brain.as_ref().is_some_and(|b| b.lineage().is_empty());
+        if slot.unaware || (fresh && self.truth.is_begun()) {
+            return Ok(());
+        }
         let down = |n: &NodeId| *n != node && self.slots[n.0 as usize].brain.is_none();
         let off = self.nodes().filter(down).map(|n| name(n.0 as usize)).collect();
         self.order(node, Command::Promote { force: true, off })

@@ -138,7 +138,7 @@ impl Plan {
             trouble_us: rng.pick(&[30_000, 100_000, 300_000, 1_000_000]),
             troubles,
             storm_us: rng.between(2_000_000, 12_000_000),
-            inspect_per_mille: rng.pick(&[100, 300, 600]),
+            inspect_per_mille: rng.pick(&[50, 150, 400]),
         }
     }
 
@@ -167,6 +167,11 @@ impl Plan {
         }
     }
 
+    /// How long a request to an active that waits for nobody may take, in µs: some rounds of its own flushing and applying.
+    pub fn patience_us(&self) -> u64 {
+        1_500_000 + 3000 * (self.flush_ms + self.apply_ms)
+    }
+
     /// The nodes of the resource.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
         (0..self.modes.len() as u8).map(NodeId)
@@ -191,7 +196,7 @@ fn mode(style: u64, node: usize, rng: &mut Rng) -> Mode {
 fn habits(rng: &mut Rng) -> Habits {
     Habits {
         depth: rng.pick(&[1, 4, 16, 64]),
-        think_us: rng.pick(&[100, 500, 3000]),
+        think_us: rng.pick(&[1000, 5000, 20_000]),
         max_blocks: rng.pick(&[1, 4, 16]),
         writes: 10,
         reads: rng.pick(&[1, 5, 10]),

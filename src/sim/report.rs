@@ -3,16 +3,22 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-/// Counts by name.
+/// Counts by name: those of faults and events, in alphabetical order, are made as they come; those that every request
+/// adds to stand apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts(BTreeMap<String, u64>);
+pub struct Counts {
+    named: BTreeMap<String, u64>,
+    pub requests: u64,
+    pub answered: u64,
+    pub records_sent: u64,
+}
 
 impl Counts {
     pub fn add(&mut self, name: &str, n: u64) {
-        match self.0.get_mut(name) {
+        match self.named.get_mut(name) {
             Some(count) => *count += n,
             None => {
-                self.0.insert(name.into(), n);
+                self.named.insert(name.into(), n);
             }
         }
     }
@@ -22,18 +28,24 @@ impl Counts {
     }
 
     pub fn get(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
+        self.named.get(name).copied().unwrap_or(0)
     }
 
     /// Adds all of another's.
     pub fn merge(&mut self, other: &Counts) {
-        other.0.iter().for_each(|(name, n)| self.add(name, *n));
+        other.named.iter().for_each(|(name, n)| self.add(name, *n));
+        self.requests += other.requests;
+        self.answered += other.answered;
+        self.records_sent += other.records_sent;
     }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|(name, n)| writeln!(f, "  {n:>12}  {name}"))
+        let frequent =
+            [("requests", self.requests), ("requests answered", self.answered), ("records sent", self.records_sent)];
+        frequent.iter().try_for_each(|(name, n)| writeln!(f, "  {n:>12}  {name}"))?;
+        self.named.iter().try_for_each(|(name, n)| writeln!(f, "  {n:>12}  {name}"))
     }
 }
 

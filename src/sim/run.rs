@@ -63,3 +63,22 @@ pub fn play<B: Brain>(seed: u64, scope: Scope, keep: usize, print: bool) -> Play
     let tail = world.trace.iter().flat_map(|t| t.lines().map(String::from)).collect();
     Played { seed, result, digest: world.digest(), counts: world.counts.clone(), time_us: world.now, tail }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Node;
+
+    #[test]
+    fn a_seed_always_takes_the_same_course() {
+        let play = |seed| {
+            let played = play::<Node>(seed, Scope::default(), 0, false);
+            (played.digest, played.counts, played.time_us)
+        };
+        let once: Vec<_> = (1..5).map(play).collect();
+        let again: Vec<_> = (1..5).map(play).collect();
+        assert_eq!(once, again);
+        assert!(once.windows(2).all(|w| w[0].0 != w[1].0), "different seeds, the same course");
+        assert!(once.iter().map(|(_, counts, _)| counts.answered).sum::<u64>() > 1000);
+    }
+}

@@ -27,6 +27,8 @@ pub struct Slot<B> {
     pub isolation: Isolation,
     /// Members in sync by its own charter, after its latest step.
     pub members: Vec<NodeId>,
+    /// What `members` was made of: generation, version and members of the charter, and the number of processes so far.
+    pub seen_charter: Option<((u64, u128), u64, usize, u64)>,
     /// Those who were so before that step, too: what clients were told in it is theirs to keep.
     pub stayed: Vec<NodeId>,
     /// Its disk has failed or been slow since its process started.

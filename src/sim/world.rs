@@ -14,7 +14,8 @@ use super::slot::Slot;
 use super::truth::{Pos, Truth};
 use crate::core::notice::Notice;
 use crate::core::{Action, Event, NodeId, Part, PeerMsg, ReqId, TermId, VolumeId};
-use std::collections::BTreeMap;
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
 
 /// Polls without any progress of time after which a node is held to spin.
 const SPIN: u64 = 2000;
@@ -35,13 +36,43 @@ pub enum Happening {
     DiskWell { node: NodeId },
 }
 
+/// When, and in which order among what happens at the same time; what.
+#[derive(Clone, Copy, Debug)]
+struct Entry(u64, u64, Happening);
+
+impl Entry {
+    fn key(&self) -> (u64, u64) {
+        (self.0, self.1)
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Entry) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Entry) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Entry) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
 /// See the module.
 pub struct World<B> {
     pub plan: Plan,
     pub rng: Rng,
     /// µs since the beginning.
     pub now: u64,
-    queue: BTreeMap<(u64, u64), Happening>,
+    queue: BinaryHeap<Reverse<Entry>>,
     next_order: u64,
     pub slots: Vec<Slot<B>>,
     pub net: Net,
@@ -58,6 +89,8 @@ pub struct World<B> {
     next_request: u64,
     digest: u64,
     spins: (u64, u64),
+    /// Counts the beginnings and ends of processes.
+    pub(super) processes: u64,
 }
 
 impl<B: Brain> World<B> {
@@ -70,7 +103,7 @@ impl<B: Brain> World<B> {
         let mut world = World {
             rng,
             now: 0,
-            queue: BTreeMap::new(),
+            queue: BinaryHeap::new(),
             next_order: 0,
             slots: Vec::new(),
             net,
@@ -85,6 +118,7 @@ impl<B: Brain> World<B> {
             next_request: 1,
             digest: 0xcbf2_9ce4_8422_2325,
             spins: (0, 0),
+            processes: 0,
             plan,
         };
         for node in world.plan.nodes() {
@@ -117,6 +151,7 @@ impl<B: Brain> World<B> {
             order: Default::default(),
             isolation: Default::default(),
             members: Vec::new(),
+            seen_charter: None,
             stayed: Vec::new(),
             impaired: false,
             held: false,
@@ -154,7 +189,7 @@ impl<B: Brain> World<B> {
 
     pub fn later(&mut self, delay: u64, what: Happening) {
         self.next_order += 1;
-        self.queue.insert((self.now + delay, self.next_order), what);
+        self.queue.push(Reverse(Entry(self.now + delay, self.next_order, what)));
     }
 
     pub fn deliver_later(&mut self, due: impl IntoIterator<Item = Due>) {
@@ -165,8 +200,9 @@ impl<B: Brain> World<B> {
 
     /// Lets everything happen up to a moment.
     pub fn run_until(&mut self, until: u64) -> Result<(), Violation> {
-        while let Some(entry) = self.queue.first_entry().filter(|e| e.key().0 <= until) {
-            let ((at, order), what) = entry.remove_entry();
+        while self.queue.peek().is_some_and(|Reverse(e)| e.0 <= until)
+            && let Some(Reverse(Entry(at, order, what))) = self.queue.pop()
+        {
             self.watch_for_spinning(at)?;
             self.now = at;
             self.mix(at);
@@ -307,12 +343,21 @@ impl<B: Brain> World<B> {
     fn learn_members(&mut self, node: NodeId) -> Result<(), Violation> {
         let slot = &self.slots[node.0 as usize];
         let Some(brain) = &slot.brain else { return Ok(()) };
+        let charter = brain.charter();
+        let seen = (charter.generation, charter.version, charter.in_sync.len(), self.processes);
+        if slot.seen_charter == Some(seen) {
+            if slot.stayed.len() != slot.members.len() {
+                self.slot(node).stayed = self.slots[node.0 as usize].members.clone();
+            }
+            return Ok(());
+        }
         let listed = |m: &crate::core::hello::Member| {
             self.nodes()
                 .find(|n| name(n.0 as usize) == m.node && self.slots[n.0 as usize].incarnation == m.incarnation.0)
         };
-        let now: Vec<NodeId> = brain.charter().in_sync.iter().filter_map(listed).collect();
-        let generation = brain.charter().generation;
+        let now: Vec<NodeId> = charter.in_sync.iter().filter_map(listed).collect();
+        self.slot(node).seen_charter = Some(seen);
+        let generation = seen.0;
         let before = std::mem::replace(&mut self.slot(node).members, now.clone());
         // By id: two operators may each have founded one of the same number.
         self.slot(node).unaware &= generation != self.orders.generation;
@@ -378,7 +423,7 @@ impl<B: Brain> World<B> {
             let Some(brain) = &self.slots[node.0 as usize].brain else { return Ok(()) };
             records::check(brain.lineage(), records, &self.truth)?;
             records::check_order(records)?;
-            self.counts.add("records sent", records.len() as u64);
+            self.counts.records_sent += records.len() as u64;
             let last = records.last().map_or(0, |r| r.lsn.0);
             self.mix(last);
         }
@@ -465,7 +510,7 @@ impl<B: Brain> World<B> {
         let life = slot.life;
         let pause = 1 + self.rng.around(habits.think_us);
         self.later(pause, Happening::Ask { node, life, term });
-        self.counts.add("requests", asked.len() as u64);
+        self.counts.requests += asked.len() as u64;
         asked.into_iter().try_for_each(|(req, op)| self.handle(node, Event::Client { req, op }))
     }
 
@@ -494,9 +539,9 @@ impl<B: Brain> World<B> {
             self.counts.one("requests that failed");
             return Ok(());
         }
-        self.counts.one("requests answered");
+        self.counts.answered += 1;
         if let Some(took) = promise.took_us {
-            slot.isolation.check(now, node, took, 1_500_000)?;
+            slot.isolation.check(now, node, took, self.plan.patience_us())?;
         }
         if slot.unaware {
             return Ok(());
@@ -518,7 +563,7 @@ impl<B: Brain> World<B> {
         let others_async = slot.members.iter().all(|m| *m == node) && all_async(&self.plan, node);
         slot.isolation.note(now, serving.is_none() || !others_async || slot.impaired || storm_of_io);
         if let Some(oldest) = client.and_then(Client::oldest) {
-            slot.isolation.check(now, node, now - oldest, 1_500_000)?;
+            slot.isolation.check(now, node, now - oldest, self.plan.patience_us())?;
         }
         if serving.is_some() && !slot.unaware { self.check_applied(node) } else { Ok(()) }
     }

@@ -42,7 +42,8 @@ fn hello() -> Hello {
             released: Some(Lsn(4)),
             ..Charter::default()
         },
-        gap: Some(Gap { rollback: Some(Lsn(3)) }),
+        promoting: false,
+        gap: Some(Gap { rollback: Some(Lsn(3)), since: Lsn(2) }),
     }
 }
 
@@ -68,6 +69,7 @@ fn one_of_each() -> Vec<PeerMsg> {
             received: Lsn(3),
             durable: Lsn(2),
             applied: Lsn(1),
+            streamed: Lsn(1 << 41),
             resync_bytes: 1 << 40,
             echo_us: 5,
         }),

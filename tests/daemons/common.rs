@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use understudy::demo::cluster::{self, ClusterError, Found};
+use understudy::demo::cluster::{self, ClusterError};
 use understudy::demo::compare;
 use understudy::demo::load::{Meter, Shape, Writer};
 use understudy::demo::oracle::{BLOCK, Oracle, Promise};
@@ -97,24 +97,35 @@ impl Cluster {
         Cluster(must(cluster::Cluster::new(exe(), plan)))
     }
 
-    /// All nodes formatted and running.
+    /// Folder and file only, below `base`.
     #[track_caller]
-    pub fn running(plan: &Plan) -> Cluster {
-        let mut cluster = Cluster::bare(plan);
-        for node in 0..cluster.len() {
-            must(cluster.create(node));
-            must(cluster.start(node));
-        }
-        for node in 0..cluster.len() {
-            cluster.await_answer(node);
-        }
-        cluster
+    pub fn in_folder(base: &Path, plan: &Plan) -> Cluster {
+        Cluster(must(cluster::Cluster::new_in(base, exe(), plan)))
     }
 
     /// All nodes running, the first active, and `members` in sync.
     #[track_caller]
     pub fn serving(plan: &Plan, members: &[usize]) -> Cluster {
-        let mut cluster = Cluster::running(plan);
+        Cluster::bare(plan).serve(members)
+    }
+
+    /// Formats and starts all nodes.
+    #[track_caller]
+    pub fn run(mut self) -> Cluster {
+        for node in 0..self.len() {
+            must(self.create(node));
+            must(self.start(node));
+        }
+        for node in 0..self.len() {
+            self.await_answer(node);
+        }
+        self
+    }
+
+    /// The same, then promotes the first node, and waits until `members` are in sync.
+    #[track_caller]
+    pub fn serve(self, members: &[usize]) -> Cluster {
+        let mut cluster = self.run();
         let all_greeted = |s: &Value| s["peers"].as_array().is_some_and(|p| p.iter().all(|p| p["state"] == "idle"));
         must(cluster.0.wait_status(0, "it meets its peers", PATIENCE, all_greeted));
         must(cluster.promote(0));
@@ -124,12 +135,7 @@ impl Cluster {
 
     #[track_caller]
     pub fn await_answer(&mut self, node: usize) {
-        let what = format!("the daemon of {} answers", self.name(node));
-        must(self.0.wait(&what, PATIENCE, |c| match c.status(node) {
-            Ok(_) => Ok(Found::Yes(())),
-            Err(ClusterError::Control { source, .. }) => Ok(Found::NotYet(source.to_string())),
-            Err(other) => Err(other),
-        }));
+        must(self.0.wait_status(node, "its daemon answers", PATIENCE, |_| true));
     }
 
     /// Waits until `node` lists exactly `members` as in sync.

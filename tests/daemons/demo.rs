@@ -22,24 +22,31 @@ fn folder(text: &str) -> &str {
     after.split(":\n").next().expect("the line's end")
 }
 
+/// What stands behind `row` in the table at the end.
+fn in_table<'a>(text: &'a str, row: &str) -> &'a str {
+    let line = text.lines().find_map(|l| l.trim_start().strip_prefix(row)).expect("a row of the table");
+    line.trim()
+}
+
 #[test]
 fn the_demonstration_loses_nothing_and_leaves_nothing() {
     let text = printed(&demo(&["--seconds", "2"]));
-    for part in [
-        "completed writes lost                 0",
-        "refused: alpha cannot be reached",
-        "in sync",
-        "equal, 64 MiB compared",
+    for (row, value) in [
+        ("completed writes lost", "0"),
+        ("flushed writes lost", "0"),
+        ("verify, online", "alpha: equal"),
+        ("the two stores, as files", "equal, 64 MiB compared"),
     ] {
-        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        assert_eq!(in_table(&text, row), value, "{text}");
     }
+    assert!(text.contains("refused: alpha cannot be reached") && text.contains("beta is in sync"), "{text}");
     assert!(!std::path::Path::new(folder(&text)).exists(), "the folder is still there");
 }
 
 #[test]
 fn the_demonstration_runs_async() {
     let text = printed(&demo(&["--seconds", "1", "--mode", "async"]));
-    assert!(text.contains("equal, 64 MiB compared"), "{text}");
+    assert_eq!(in_table(&text, "the two stores, as files"), "equal, 64 MiB compared", "{text}");
 }
 
 /// Interrupted at any time it takes its daemons and its folder with it.

@@ -34,7 +34,7 @@ fn has(text: &str, parts: &[&str]) {
 fn a_second_daemon_on_one_replica() {
     let mut cluster = Cluster::serving(&pair(), &[0, 1]);
     let text = refused(&cluster, "run", 0, &[]);
-    has(&text, &["already"]);
+    has(&text, &["alpha/log is in use", "another daemon"]);
     cluster.client(0).write(0, &block_of(1), true).unwrap();
     cluster.assert_stores_equal(0, &[1], VOLUME);
 }

@@ -87,6 +87,7 @@ fn hello(node: &str) -> Box<Hello> {
         applied: Lsn(0),
         log_from: Lsn(1),
         charter: Charter::default(),
+        promoting: false,
         gap: None,
     })
 }

@@ -27,9 +27,11 @@ fn superblock(sequence: u64) -> Superblock {
         boot: 7,
         clean: true,
         checkpoint: Lsn(60),
+        applying: Lsn(61),
         tail: ScanStart { address: 4096, prev_crc: 8, first: Lsn(50) },
         zero: false,
-        gap: Some(Gap { rollback: Some(Lsn(55)) }),
+        pledge: None,
+        gap: Some(Gap { rollback: Some(Lsn(55)), since: Lsn(54) }),
         history_stream: 11,
         history_bytes: 12 << 20,
         bitmaps: vec![BitmapState {
@@ -64,7 +66,7 @@ proptest! {
         let lineage = lineage.into_iter().map(|(number, id, first)| Term { number, id: TermId(id), first: Lsn(first) });
         let superblock = Superblock {
             resource, volumes, lineage: lineage.collect(), clean: flags[0], zero: flags[1], log_errors: flags[2],
-            gap: flags[3].then_some(Gap { rollback: rollback.map(Lsn) }), checkpoint: Lsn(checkpoint),
+            gap: flags[3].then_some(Gap { rollback: rollback.map(Lsn), since: Lsn(checkpoint) }), checkpoint: Lsn(checkpoint),
             tail: ScanStart { address, prev_crc, first: Lsn(checkpoint / 2) }, extension, ..superblock(sequence)
         };
         let slot = encode(&superblock).unwrap();
@@ -210,4 +212,4 @@ fn the_format_has_not_changed() {
 }
 
 /// Checksum and length of the body.
-const FIXTURE: (u32, u32) = (3976270388, 466);
+const FIXTURE: (u32, u32) = (3225581002, 483);

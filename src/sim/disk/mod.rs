@@ -15,7 +15,6 @@ use crate::buf::{BufMut, Payload};
 use crate::core::{IoData, IoError, IoId, IoOp, Part};
 use part::{PartState, Version};
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -100,6 +99,9 @@ impl SimDisk {
 
     /// What reads return now.
     pub fn peek(&self, part: Part, offset: u64, length: u64) -> Payload {
+        if length == PAGE && offset.is_multiple_of(PAGE) {
+            return self.parts.get(&part).and_then(|state| state.page(offset / PAGE)).unwrap_or_else(zero_page);
+        }
         let mut out = BufMut::zeroed(length as usize);
         if let Some(state) = self.parts.get(&part) {
             state.read(offset, &mut out);
@@ -215,10 +217,14 @@ impl SimDisk {
 
     /// A read beside a write in flight of the same range may see either, atom by atom.
     fn read_racing(&mut self, part: Part, offset: u64, length: u64, rng: &mut Rng) -> Payload {
+        let races = |f: &Flight| f.part == part && f.fails.is_none() && changes(&f.op) && meets(&f.op, offset, length);
+        if !self.flights.values().any(races) {
+            return self.peek(part, offset, length);
+        }
         let mut out = BufMut::zeroed(length as usize);
         let atom = self.mood.atom as usize;
         self.part(part).read(offset, &mut out);
-        for flight in self.flights.values().filter(|f| f.part == part && f.fails.is_none()) {
+        for flight in self.flights.values().filter(|f| races(f)) {
             for (number, version) in versions(&flight.op, 0) {
                 for at in (number * PAGE..(number + 1) * PAGE).step_by(atom) {
                     let first_sector = (at - number * PAGE) / SECTOR;
@@ -308,31 +314,67 @@ fn range(op: &IoOp) -> (u64, u64) {
     }
 }
 
+fn meets(op: &IoOp, offset: u64, length: u64) -> bool {
+    let (from, to) = range(op);
+    from < offset + length && offset < to
+}
+
 fn changes(op: &IoOp) -> bool {
     matches!(op, IoOp::Write { .. } | IoOp::Zero { .. } | IoOp::Truncate { .. })
 }
 
-/// An I/O's new bytes, page by page.
+/// An I/O's new bytes, page by page. A page that one buffer holds whole is shared with it.
 fn versions(op: &IoOp, seq: u64) -> Vec<(u64, Version)> {
     let (from, to) = range(op);
-    let bytes: Vec<u8> = match op {
-        IoOp::Write { bufs, .. } => bufs.iter().flat_map(|b| b.iter().copied()).collect(),
-        IoOp::Zero { .. } => vec![0; (to - from) as usize],
+    let hole = matches!(op, IoOp::Zero { discard: true, .. });
+    let none = [];
+    let bufs: &[Payload] = match op {
+        IoOp::Write { bufs, .. } => bufs,
+        IoOp::Zero { .. } => &none,
         _ => return Vec::new(),
     };
-    let hole = matches!(op, IoOp::Zero { discard: true, .. });
-    let page = |number: u64| {
+    let mut pages = Vec::with_capacity((to.div_ceil(PAGE) - from / PAGE) as usize);
+    // The buffer that holds the next byte, and where in it that byte is.
+    let (mut buf, mut within) = (0, 0);
+    for number in from / PAGE..to.div_ceil(PAGE) {
         let (start, end) = (from.max(number * PAGE), to.min((number + 1) * PAGE));
-        let within = (start - number * PAGE) as usize;
-        let mut data = [0; PAGE as usize];
-        let source = &bytes[(start - from) as usize..(end - from) as usize];
-        data[within..within + source.len()].copy_from_slice(source);
-        let mask = (0..8u64)
-            .filter(|s| (start..end).contains(&(number * PAGE + s * SECTOR)))
-            .fold(0u8, |mask, sector| mask | (1 << sector));
-        (number, Version { seq, mask, data: Rc::new(data), hole })
-    };
-    (from / PAGE..to.div_ceil(PAGE)).map(page).collect()
+        let data = match bufs.get(buf) {
+            None => zero_page(),
+            Some(b) if end - start == PAGE && b.len() - within >= PAGE as usize => {
+                let page = b.slice(within, PAGE as usize);
+                within += PAGE as usize;
+                page
+            }
+            Some(_) => gather(bufs, (&mut buf, &mut within), (start % PAGE) as usize, (end - start) as usize),
+        };
+        while bufs.get(buf).is_some_and(|b| within == b.len()) {
+            (buf, within) = (buf + 1, 0);
+        }
+        let sector = |at: u64| (at - number * PAGE) / SECTOR;
+        let mask = ((0xff_u32 << sector(start)) & ((1_u32 << sector(end)) - 1)) as u8;
+        pages.push((number, Version { seq, mask, data, hole }));
+    }
+    pages
+}
+
+/// A page of the next `length` bytes of some buffers, `skip` bytes into it.
+fn gather(bufs: &[Payload], (buf, within): (&mut usize, &mut usize), skip: usize, length: usize) -> Payload {
+    let mut page = BufMut::zeroed(PAGE as usize);
+    let (mut at, end) = (skip, skip + length);
+    while at < end && *buf < bufs.len() {
+        let n = (bufs[*buf].len() - *within).min(end - at);
+        page[at..at + n].copy_from_slice(&bufs[*buf][*within..*within + n]);
+        (at, *within) = (at + n, *within + n);
+        if *within == bufs[*buf].len() {
+            (*buf, *within) = (*buf + 1, 0);
+        }
+    }
+    page.freeze()
+}
+
+fn zero_page() -> Payload {
+    thread_local!(static ZEROS: Payload = BufMut::zeroed(PAGE as usize).freeze());
+    ZEROS.with(Payload::clone)
 }
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
 //! One part of a simulated disk: what reads return, what is stable, and every version of a page in between.
 
 use super::super::rng::Rng;
+use crate::buf::{BufMut, Payload};
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 /// Bytes of a page, the unit of bookkeeping.
 pub const PAGE: u64 = 4096;
 /// Bytes of a sector, the unit that a power cut keeps or loses.
 pub const SECTOR: u64 = 512;
 
-/// The bytes of a page, shared until changed: a disk is cloned often.
-pub type Page = Rc<[u8; PAGE as usize]>;
+/// The bytes of a page, shared with whoever wrote them: payloads do not change, and a disk is cloned often.
+pub type Page = Payload;
 
 /// What was written to a page and is not known to be stable.
 #[derive(Clone, Debug)]
@@ -39,8 +39,9 @@ impl Pages {
                 self.0.insert(number, version.data.clone());
             }
             _ => {
-                let page = Rc::make_mut(self.0.entry(number).or_insert_with(|| Rc::new([0; PAGE as usize])));
+                let mut page = changed(self.0.get(&number));
                 for_sectors(mask, |r| page[r.clone()].copy_from_slice(&version.data[r]));
+                self.0.insert(number, page.freeze());
             }
         }
     }
@@ -50,9 +51,21 @@ impl Pages {
         if !length.is_multiple_of(PAGE)
             && let Some(page) = self.0.get_mut(&(length / PAGE))
         {
-            Rc::make_mut(page)[(length % PAGE) as usize..].fill(0);
+            let mut cut = changed(Some(page));
+            cut[(length % PAGE) as usize..].fill(0);
+            *page = cut.freeze();
         }
     }
+}
+
+/// A copy of a page, zeros where there is none.
+fn changed(page: Option<&Page>) -> BufMut {
+    let mut copy = BufMut::uninit(PAGE as usize);
+    match page {
+        Some(page) => copy.copy_from_slice(page),
+        None => copy.fill(0),
+    }
+    copy
 }
 
 fn for_sectors(mask: u8, mut f: impl FnMut(std::ops::Range<usize>)) {
@@ -96,6 +109,11 @@ impl PartState {
     /// A part that does not exist yet.
     pub fn growing() -> PartState {
         PartState { grows: true, ..PartState::default() }
+    }
+
+    /// A page that reads return, none for zeros.
+    pub fn page(&self, number: u64) -> Option<Page> {
+        self.current.0.get(&number).cloned()
     }
 
     /// Copies what reads return into `out`.
@@ -210,11 +228,9 @@ impl PartState {
 
     /// Tears one in-flight write's page in the middle of a sector: the medium holds a part of the new bytes.
     pub fn tear(&mut self, number: u64, version: &Version, bytes: usize) {
-        let mut old = [0; PAGE as usize];
-        self.read(number * PAGE, &mut old);
-        let mut torn = old;
+        let mut torn = changed(self.current.0.get(&number));
         torn[..bytes].copy_from_slice(&version.data[..bytes]);
-        let torn = Version { mask: 0xff, data: Rc::new(torn), hole: false, seq: version.seq };
+        let torn = Version { mask: 0xff, data: torn.freeze(), hole: false, seq: version.seq };
         self.wrote(number, &torn, version.mask, false);
     }
 }

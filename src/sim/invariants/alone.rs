@@ -68,7 +68,7 @@ pub fn bring_up<B: Brain>(config: NodeConfig, mut disk: SimDisk, rng: Rng) -> Re
             return Err(broken(NAME, "reads of a node all alone came to no end"));
         }
     }
-    let bytes = alone.replies.into_values().flatten().collect::<Vec<u8>>();
+    let bytes = alone.replies.into_values().collect::<Vec<_>>().concat();
     let blocks = bytes.chunks_exact(block as usize).map(stamp_of).collect();
     Ok(Outcome::Serves { lineage, at: opened.first.prev(), blocks })
 }
