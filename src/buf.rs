@@ -80,7 +80,7 @@ struct Raw {
     ptr: NonNull<u8>,
     capacity: usize,
     /// Keeps the memory alive.
-    arena: Rc<Arena>,
+    _arena: Rc<Arena>,
 }
 
 impl Raw {
@@ -117,7 +117,7 @@ impl Pool {
         let cut = |i: usize| {
             // SAFETY: `i` is 0 or below `count`, which is at least 1, so that the piece lies inside the arena's `capacity * count` bytes.
             let ptr = unsafe { arena.ptr.add(i * capacity) };
-            Raw { ptr, capacity, arena: arena.clone() }
+            Raw { ptr, capacity, _arena: arena.clone() }
         };
         (cut(0), (1..count).map(cut).collect())
     }
