@@ -304,7 +304,7 @@ impl Node {
         let extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let since = prepare.plan.fork.min(applied);
-        let resync = ResyncTarget::new(std::mem::take(&mut prepare.lineage), prepare.zero);
+        let resync = ResyncTarget::new(applied, std::mem::take(&mut prepare.lineage), prepare.zero);
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
             target.stage = TargetStage::Resync(Box::new(resync));
         }
@@ -407,11 +407,18 @@ impl Node {
 
     /// Where this node stands; what an idle passive tells another.
     pub(super) fn idle_ack(&self) -> Ack {
+        let resync = self.peers.iter().find_map(|p| match &p.link {
+            Link::Target(t) => match &t.stage {
+                TargetStage::Resync(resync) => Some(resync.rollback),
+                _ => None,
+            },
+            _ => None,
+        });
         Ack {
             term: self.lineage.last().map(|t| t.id),
-            received: self.log.end(),
-            durable: self.log.durable(),
-            applied: self.store.applied(),
+            received: resync.unwrap_or(self.log.end()),
+            durable: resync.unwrap_or(self.log.durable()),
+            applied: resync.unwrap_or(self.store.applied()),
             streamed: self.log.end(),
             resync_bytes: 0,
             echo_us: 0,
