@@ -483,7 +483,7 @@ impl<B: Brain> World<B> {
         let again = slot.client.as_ref().is_some_and(|c| c.term == term);
         let forced = self.orders.is_forced(node);
         let generation = brain.charter().generation;
-        if lineage.len() == 1 && !again && !forced && !slot.unaware && self.truth.is_begun() {
+        if lineage.len() == 1 && !again && !forced && !slot.unaware && self.truth.knows_others(term) {
             return Err(broken("5 one active", format!("{node:?} founds a second lineage, and nobody forced it")));
         }
         self.truth.learn(&lineage).map_err(|e| broken("4 records", e))?;
