@@ -71,9 +71,8 @@ impl<B: Brain> World<B> {
     /// A node whose charter was founded by force as the active's was, the number being the same.
     fn rival(&self, active: NodeId) -> Option<NodeId> {
         let charter = self.slots[active.0 as usize].brain.as_ref()?.charter();
-        let conflicts = |n: &NodeId| {
-            self.slots[n.0 as usize].brain.as_ref().is_some_and(|b| b.charter().conflicts_with(charter))
-        };
+        let conflicts =
+            |n: &NodeId| self.slots[n.0 as usize].brain.as_ref().is_some_and(|b| b.charter().conflicts_with(charter));
         self.nodes().find(|n| *n != active && conflicts(n))
     }
 

@@ -95,11 +95,6 @@ impl Truth {
         !self.terms.is_empty()
     }
 
-    /// There are terms beside this one.
-    pub fn knows_others(&self, term: TermId) -> bool {
-        self.terms.keys().any(|t| *t != term)
-    }
-
     /// Takes in a lineage that some node has: its terms must be where they were before.
     ///
     /// # Errors
