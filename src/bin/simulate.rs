@@ -170,8 +170,13 @@ fn finish(options: &Options, tally: &Tally, began: Instant) -> ExitCode {
         simulated / seconds.max(1e-9)
     );
     println!("{} passed, {} failed", tally.passed, tally.failed.len());
+    // A thousand seeds see everything; fewer prove nothing by what they lack.
+    let unseen = if tally.passed >= 1000 { tally.counts.unseen() } else { Vec::new() };
+    if !unseen.is_empty() {
+        println!("the simulator never got there: {}", unseen.join(", "));
+    }
     if tally.failed.is_empty() {
-        return ExitCode::SUCCESS;
+        return if unseen.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     tally.failed.iter().take(20).for_each(|seed| println!("  {}", options.command(*seed)));
     ExitCode::FAILURE

@@ -227,7 +227,8 @@ impl Net {
         for ends in self.connections.values_mut() {
             let Some(end) = toward(ends) else { continue };
             let frames = ends[end].queue.iter_mut().filter_map(|item| match item {
-                Item::Frame(frame) => Some(frame),
+                // Turned over twice a bit would be well again.
+                Item::Frame(frame) => (!frame.garbled).then_some(frame),
                 Item::Up | Item::Down => None,
             });
             if let Some(frame) = frames.last() {

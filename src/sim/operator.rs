@@ -8,7 +8,7 @@ use super::plan::name;
 use super::world::World;
 use crate::core::notice::Refusal;
 use crate::core::{Command, CommandId, Event, NodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
 struct Order {
@@ -22,6 +22,10 @@ struct Order {
 pub struct Orders {
     pending: BTreeMap<CommandId, Order>,
     next: u64,
+    /// Whom the newest forced promotion of a node said to be off.
+    named: BTreeMap<NodeId, Vec<NodeId>>,
+    /// Generations in which somebody has served.
+    pub served: BTreeSet<(u64, u128)>,
     /// The newest generation that a forced promotion founded.
     pub generation: (u64, u128),
 }
@@ -37,9 +41,15 @@ impl Orders {
         self.pending.values().any(|o| o.node == node)
     }
 
+    /// A forced promotion of this node was cut short after its generation stood on its disk: it takes effect now. Generations
+    /// are numbered from 2 on where force founded them.
+    pub fn is_late(&self, node: NodeId, generation: (u64, u128)) -> bool {
+        self.named.contains_key(&node) && generation.0 >= 2 && !self.served.contains(&generation)
+    }
+
     /// The nodes said to be off in it.
     pub fn off(&self, node: NodeId) -> Vec<NodeId> {
-        self.pending.values().filter(|o| o.node == node).flat_map(|o| o.off.clone()).collect()
+        self.named.get(&node).cloned().unwrap_or_default()
     }
 
     /// Its process is gone, and the command with it.
@@ -68,6 +78,9 @@ impl<B: Brain> World<B> {
         };
         for n in &off {
             self.slot(*n).held = true;
+        }
+        if forced {
+            self.orders.named.insert(node, off.clone());
         }
         self.orders.pending.insert(id, Order { node, forced, off });
         self.handle(node, Event::Command { id, command })

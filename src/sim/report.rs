@@ -1,7 +1,47 @@
 //! What was seen: counts, so that one that stays at zero is noticed, and the trace of a run.
 
+use super::plan::TROUBLES;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+
+/// What some seeds of any thousand come to, beside each kind of trouble. One that stays at zero means that the simulator
+/// never got there, and proves nothing about it.
+const EXPECTED: [&str; 34] = [
+    "I/O errors",
+    "damaged frames refused",
+    "deadlocks resolved by force",
+    "debts given up by force",
+    "flips found by verify",
+    "images looked at",
+    "images refused",
+    "notice Demoted",
+    "notice Dropped",
+    "notice HandshakeRefused",
+    "notice InSync",
+    "notice LogOverflow",
+    "notice OrphansSetAside",
+    "notice Promoted",
+    "notice Resumed",
+    "notice ResyncFinished",
+    "notice RolledBack",
+    "notice SplitBrain",
+    "notice StorageFailed",
+    "notice Suspended",
+    "notice VerifyDiffers",
+    "notice VerifyFinished",
+    "promotions checked",
+    "recoveries cut short",
+    "refused Behind",
+    "refused Claimed",
+    "refused Conflict",
+    "refused Dropped",
+    "refused PeerIsActive",
+    "refused Unreachable",
+    "requests that failed",
+    "stops of serving",
+    "terms opened",
+    "terms opened by force",
+];
 
 /// Counts by name: those of faults and events, in alphabetical order, are made as they come; those that every request
 /// adds to stand apart.
@@ -29,6 +69,13 @@ impl Counts {
 
     pub fn get(&self, name: &str) -> u64 {
         self.named.get(name).copied().unwrap_or(0)
+    }
+
+    /// Which of the things that the simulator is there for never happened.
+    pub fn unseen(&self) -> Vec<String> {
+        let troubles = TROUBLES.iter().map(|(trouble, _)| format!("trouble {trouble:?}"));
+        let expected = EXPECTED.iter().map(|name| (*name).to_string());
+        troubles.chain(expected).filter(|name| self.get(name) == 0).collect()
     }
 
     /// Adds all of another's.

@@ -93,6 +93,8 @@ pub struct World<B> {
     next_request: u64,
     digest: u64,
     spins: (u64, u64),
+    /// Somebody has served.
+    is_founded: bool,
     /// Counts the beginnings and ends of processes.
     pub(super) processes: u64,
 }
@@ -125,6 +127,7 @@ impl<B: Brain> World<B> {
             next_request: 1,
             digest: 0xcbf2_9ce4_8422_2325,
             spins: (0, 0),
+            is_founded: false,
             processes: 0,
             plan,
         };
@@ -481,9 +484,9 @@ impl<B: Brain> World<B> {
             return Err(broken("4 records", format!("{node:?} serves {term:?}, its lineage is {lineage:?}")));
         };
         let again = slot.client.as_ref().is_some_and(|c| c.term == term);
-        let forced = self.orders.is_forced(node);
         let generation = brain.charter().generation;
-        if lineage.len() == 1 && !again && !forced && !slot.unaware && self.truth.is_begun() {
+        let forced = self.orders.is_forced(node) || self.orders.is_late(node, generation);
+        if lineage.len() == 1 && !again && !forced && !slot.unaware && self.is_founded {
             return Err(broken("5 one active", format!("{node:?} founds a second lineage, and nobody forced it")));
         }
         self.truth.learn(&lineage).map_err(|e| broken("4 records", e))?;
@@ -500,6 +503,8 @@ impl<B: Brain> World<B> {
         } else {
             self.counts.one("terms of a node that was given up");
         }
+        self.is_founded = true;
+        self.orders.served.insert(generation);
         self.counts.one(if forced { "terms opened by force" } else { "terms opened" });
         if !again {
             let start = opened.first.prev();
@@ -582,8 +587,28 @@ impl<B: Brain> World<B> {
         if slot.unaware {
             return Ok(());
         }
-        let holders = [node].into_iter().chain(slot.stayed.iter().copied().filter(|n| *n != node));
+        let others: Vec<NodeId> = slot.stayed.iter().copied().filter(|n| *n != node).collect();
+        for other in &others {
+            self.check_holder(*other, promise.kept, promise.durable)?;
+        }
+        let holders = [node].into_iter().chain(others);
         self.durability.promise(holders, promise.kept, promise.durable, &self.truth);
+        Ok(())
+    }
+
+    /// A member that a client was promised something by holds it, at this moment.
+    fn check_holder(&self, member: NodeId, kept: Option<Pos>, durable: Option<Pos>) -> Result<(), Violation> {
+        let Some(brain) = &self.slots[member.0 as usize].brain else { return Ok(()) };
+        let Some(term) = brain.lineage().last().map(|t| t.id) else { return Ok(()) };
+        let marks = brain.marks();
+        for (owed, has) in [(kept, marks.accepted), (durable, marks.durable)] {
+            let Some(owed) = owed else { continue };
+            if !self.truth.contains(Pos { term, lsn: has }, owed) {
+                let detail =
+                    format!("{member:?}, in sync, is at {marks:?} of {term:?}, and clients were told of {owed:?}");
+                return Err(broken("1 durability", detail));
+            }
+        }
         Ok(())
     }
 
