@@ -6,7 +6,7 @@
 //! allocation stands in this module.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -14,65 +14,127 @@ use std::rc::Rc;
 /// Alignment of every buffer in bytes: what O_DIRECT needs on any device we accept.
 pub const ALIGN: usize = 4096;
 
-/// Freed buffers kept for reuse by each thread, in bytes.
-const POOL_BYTES: usize = 8 << 20;
+/// Sizes of pooled buffers in units of [`ALIGN`]; what is longer comes from the system and goes back to it at once.
+const CLASSES: [usize; 20] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024];
 
-#[derive(Default)]
+/// Small buffers are cut out of arenas of about this many bytes.
+const ARENA_BYTES: usize = 512 << 10;
+
+/// Memory that a thread keeps for reuse once it was used, unless [`keep_at_most`] says otherwise.
+const KEEP_BYTES: usize = 32 << 20;
+
+/// Memory from the system. Freed with the last buffer that was cut out of it.
+struct Arena {
+    ptr: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Arena {
+    fn new(bytes: usize) -> Rc<Arena> {
+        // Cannot fail: ALIGN is a power of two, and the lengths that callers ask for are far below isize::MAX.
+        let layout = Layout::from_size_align(bytes, ALIGN).expect("buffer length fits the address space");
+        // SAFETY: the layout has a non-zero size: no buffer is shorter than ALIGN.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        Rc::new(Arena { ptr: NonNull::new(ptr).unwrap_or_else(|| handle_alloc_error(layout)), layout })
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // At thread end the pool may be gone, and with it its account.
+        let _ = POOL.try_with(|pool| pool.taken.set(pool.taken.get() - self.layout.size()));
+        // SAFETY: `ptr` came from `alloc_zeroed` with this very layout. Every `Raw` in it held the `Rc`, so none is left.
+        unsafe { dealloc(self.ptr.as_ptr(), self.layout) }
+    }
+}
+
+/// Free buffers of a thread. Asking the system for each costs more than everything else that is done with a small write:
+/// page faults, clearing, and for long ones a mapping made and removed.
 struct Pool {
-    free: Vec<Raw>,
-    bytes: usize,
+    free: RefCell<[Vec<Raw>; CLASSES.len()]>,
+    /// Bytes in arenas, free or not.
+    taken: Cell<usize>,
+    keep: Cell<usize>,
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = RefCell::new(Pool::default());
+    static POOL: Pool = Pool { free: RefCell::default(), taken: Cell::new(0), keep: Cell::new(KEEP_BYTES) };
 }
 
+/// This thread gives freed buffers back to the system where it would otherwise hold more than `bytes` in buffers.
+pub fn keep_at_most(bytes: usize) {
+    POOL.with(|pool| pool.keep.set(bytes));
+}
+
+/// The smallest class that has room for so many units.
+fn class_of(units: usize) -> Option<usize> {
+    match units {
+        // Nearly all buffers.
+        1 => Some(0),
+        _ => Some(CLASSES.partition_point(|c| *c < units)).filter(|class| *class < CLASSES.len()),
+    }
+}
+
+/// A piece of an arena that nobody else holds.
 struct Raw {
     ptr: NonNull<u8>,
     capacity: usize,
+    /// Keeps the memory alive.
+    _arena: Rc<Arena>,
 }
 
 impl Raw {
-    fn layout(capacity: usize) -> Layout {
-        // Cannot fail: ALIGN is a power of two, and the capacities that callers ask for are far below isize::MAX.
-        Layout::from_size_align(capacity, ALIGN).expect("buffer capacity fits the address space")
-    }
-
     fn take(len: usize) -> Raw {
-        let capacity = len.max(1).next_multiple_of(ALIGN);
-        let pooled = POOL.with_borrow_mut(|pool| {
-            // The newest first: it is the warmest. A scan of a few entries; most buffers have one size.
-            let start = pool.free.len().saturating_sub(16);
-            let at = (start..pool.free.len()).rev().find(|&i| pool.free[i].capacity == capacity)?;
-            pool.bytes -= capacity;
-            Some(pool.free.swap_remove(at))
-        });
-        pooled.unwrap_or_else(|| {
-            let layout = Raw::layout(capacity);
-            // SAFETY: the layout has a non-zero size (capacity is at least ALIGN).
-            let ptr = unsafe { alloc_zeroed(layout) };
-            Raw { ptr: NonNull::new(ptr).unwrap_or_else(|| handle_alloc_error(layout)), capacity }
+        let units = len.div_ceil(ALIGN).max(1);
+        POOL.with(|pool| match class_of(units) {
+            Some(class) => {
+                let pooled = pool.free.borrow_mut()[class].pop();
+                pooled.unwrap_or_else(|| pool.refill(class))
+            }
+            None => pool.cut_arena(units * ALIGN, 1).0,
         })
     }
 }
 
-impl Drop for Raw {
-    fn drop(&mut self) {
-        // SAFETY: `ptr` came from `alloc_zeroed` with this very layout, and is freed once: a pooled buffer is
-        // moved into the pool as a new `Raw`, this one being forgotten in `recycle`.
-        unsafe { dealloc(self.ptr.as_ptr(), Raw::layout(self.capacity)) }
+impl Pool {
+    fn refill(&self, class: usize) -> Raw {
+        let capacity = CLASSES[class] * ALIGN;
+        let (one, mut others) = self.cut_arena(capacity, (ARENA_BYTES / capacity).max(1));
+        self.free.borrow_mut()[class].append(&mut others);
+        one
+    }
+
+    /// `count` buffers out of a new arena, at least one.
+    fn cut_arena(&self, capacity: usize, count: usize) -> (Raw, Vec<Raw>) {
+        let bytes = capacity * count;
+        if self.taken.get() + bytes > self.keep.get() {
+            // Lengths have changed: what is kept for others makes room. Taken out first, as arenas look at the pool when they go.
+            let unused = std::mem::take(&mut *self.free.borrow_mut());
+            drop(unused);
+        }
+        self.taken.set(self.taken.get() + bytes);
+        let arena = Arena::new(bytes);
+        let cut = |i: usize| {
+            // SAFETY: `i` is 0 or below `count`, which is at least 1, so that the piece lies inside the arena's `capacity * count` bytes.
+            let ptr = unsafe { arena.ptr.add(i * capacity) };
+            Raw { ptr, capacity, _arena: arena.clone() }
+        };
+        (cut(0), (1..count).map(cut).collect())
+    }
+
+    fn give_back(&self, raw: Raw) {
+        let class = class_of(raw.capacity / ALIGN);
+        if let Some(class) = class
+            && self.taken.get() <= self.keep.get()
+        {
+            self.free.borrow_mut()[class].push(raw);
+        }
     }
 }
 
 fn recycle(raw: Raw) {
     // At thread end the pool may be gone: then the buffer is simply freed.
-    let _ = POOL.try_with(|pool| {
-        let mut pool = pool.borrow_mut();
-        if pool.bytes + raw.capacity <= POOL_BYTES {
-            pool.bytes += raw.capacity;
-            pool.free.push(raw);
-        }
-    });
+    let _ = POOL.try_with(|pool| pool.give_back(raw));
 }
 
 struct Shared {
@@ -211,6 +273,49 @@ mod tests {
         assert_eq!(tail.as_ptr(), whole[4096..].as_ptr());
         drop(whole);
         assert!(tail.iter().all(|&b| b == 7));
+    }
+
+    /// Bytes in arenas of this thread.
+    fn taken() -> usize {
+        POOL.with(|pool| pool.taken.get())
+    }
+
+    #[test]
+    fn buffers_of_a_class_do_not_overlap_and_are_used_again() {
+        keep_at_most(256 << 20);
+        let lengths = [1, 4096, 4097, 20_000, 1 << 20, (4 << 20) + 1];
+        let mut places: Vec<(usize, usize)> = Vec::new();
+        let mut held = Vec::new();
+        for round in 0..40u8 {
+            for len in lengths {
+                let mut buf = BufMut::uninit(len);
+                buf.fill(round);
+                places.push((buf.as_ptr() as usize, buf.len()));
+                held.push((round, buf.freeze()));
+            }
+        }
+        assert!(held.iter().all(|(round, payload)| payload.iter().all(|b| b == round)));
+        places.sort_unstable();
+        assert!(places.windows(2).all(|w| w[0].0 + w[0].1 <= w[1].0 && w[1].0 % ALIGN == 0));
+        let small = |p: &&(usize, usize)| p.1 <= 4 << 20;
+        drop(held);
+        let before = taken();
+        let again: Vec<BufMut> = places.iter().filter(small).map(|p| BufMut::uninit(p.1)).collect();
+        assert_eq!(taken(), before, "nothing new was asked for");
+        drop(again);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_allowed() {
+        keep_at_most(4 << 20);
+        let held: Vec<BufMut> = (0..64).map(|_| BufMut::uninit(256 << 10)).collect();
+        assert!(taken() >= 16 << 20);
+        drop(held);
+        assert!(taken() <= (4 << 20) + ARENA_BYTES, "{} bytes are kept", taken());
+        // Another length takes the place of what is kept.
+        let held: Vec<BufMut> = (0..1024).map(|_| BufMut::uninit(4096)).collect();
+        assert!(taken() <= (4 << 20) + ARENA_BYTES, "{} bytes for 4 MiB", taken());
+        drop(held);
     }
 
     #[test]

@@ -318,6 +318,10 @@ pub enum PeerMsg {
         version: u64,
         granted: bool,
     },
+    /// The sender is being promoted and asks for the records after this one; answered by `Append` (L1).
+    Fetch {
+        after: Lsn,
+    },
     /// The active has demoted itself for the receiver to promote itself.
     TakeOver,
     /// The session ends; the text says why, for the other side's operator.

@@ -97,8 +97,11 @@ impl Node {
 
     /// Takes a node out of the in-sync set, or out of those about to join. With `on_stall = "suspend"` the set keeps two.
     pub(super) fn drop_member(&mut self, node: NodeId, why: &str) {
-        self.peers[node.0 as usize].joining = None;
-        self.peers[node.0 as usize].waiting = None;
+        let end = self.log.end();
+        let peer = &mut self.peers[node.0 as usize];
+        peer.joining = None;
+        peer.waiting = None;
+        peer.rejoin_from = end;
         let present = self.change.as_ref().map_or(&self.charter, |c| &c.charter);
         if present.member(self.cfg.name(node)).is_none() {
             return;
@@ -155,8 +158,9 @@ impl Node {
 
     /// Few enough records behind that waiting for it will not be felt.
     fn is_close(&self, node: NodeId) -> bool {
-        let lag = self.log.end().0.saturating_sub(self.peers[node.0 as usize].received.0);
-        lag <= 64
+        let peer = &self.peers[node.0 as usize];
+        let lag = self.log.end().0.saturating_sub(peer.received.0);
+        lag <= 64 && peer.durable >= peer.rejoin_from
     }
 
     /// From now on every write waits for it; once it is durable past what completed before, it is listed.

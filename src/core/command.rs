@@ -26,7 +26,14 @@ pub struct Operation {
 #[derive(Debug)]
 enum Kind {
     /// Waits for the log to settle, then opens a term.
-    Promote { forced: bool, gave_up: String, opened: bool, opening: Box<Charter>, unanswered: BTreeSet<NodeId> },
+    Promote {
+        forced: bool,
+        gave_up: String,
+        opened: bool,
+        opening: Box<Charter>,
+        unanswered: BTreeSet<NodeId>,
+        fetching: Option<NodeId>,
+    },
     /// Waits for the members, then releases.
     Demote { to: Option<NodeId>, forced: bool, released: bool },
     /// Waits until the other node serves.
@@ -89,7 +96,8 @@ impl Node {
                 _ => {}
             }
         }
-        let kind = Kind::Promote { forced, gave_up, opened: false, opening: Box::new(opening), unanswered };
+        let kind =
+            Kind::Promote { forced, gave_up, opened: false, opening: Box::new(opening), unanswered, fetching: None };
         self.operation = Some(Operation { id, kind, since: self.now, contradicted: None });
         Ok(())
     }
@@ -158,6 +166,37 @@ impl Node {
         if !granted {
             let peer = self.cfg.name(node).to_string();
             self.give_up_claim(Refusal::Claimed { peer });
+        }
+    }
+
+    fn fetch_tail(&mut self) {
+        let Some((node, session)) = self.best_tail() else { return };
+        if let Some(Operation { kind: Kind::Promote { fetching, .. }, .. }) = &mut self.operation {
+            *fetching = Some(node);
+        }
+        let after = self.log.end();
+        self.send(node, session, PeerMsg::Fetch { after });
+    }
+
+    pub(super) fn is_fetching_from(&self, node: NodeId) -> bool {
+        matches!(&self.operation, Some(Operation { kind: Kind::Promote { fetching: Some(n), .. }, .. }) if *n == node)
+    }
+
+    pub(super) fn tail_taken(&mut self, node: NodeId) {
+        if let Some(Operation { kind: Kind::Promote { fetching, .. }, .. }) = &mut self.operation
+            && *fetching == Some(node)
+        {
+            *fetching = None;
+        }
+    }
+
+    /// Whoever held more cannot give it: this node is not promoted past it without the operator's word.
+    pub(super) fn tail_is_not_to_be_had(&mut self, node: NodeId) {
+        if self.is_fetching_from(node) {
+            let peer = self.cfg.name(node).to_string();
+            let end = self.peers[node.0 as usize].hello.as_ref().map_or(0, |h| h.received.0);
+            let records = end.saturating_sub(self.log.end().0);
+            self.give_up_claim(Refusal::Behind { peer, records, end });
         }
     }
 
@@ -233,6 +272,9 @@ impl Node {
             if let Some(ahead) = self.ahead_of_me(node, hello) {
                 // What a node outside the in-sync set holds past this one's end completed for nobody because of it (L1).
                 let counts = self.charter.generation == (0, 0) || self.charter.member(&name).is_some();
+                if self.can_fetch_from(node, hello) && counts {
+                    continue; // It will be fetched (L1).
+                }
                 if !forced && counts {
                     return Err(Refusal::Behind { peer: name, records: ahead, end: hello.received.0 });
                 }
@@ -285,6 +327,10 @@ impl Node {
                     self.give_up_claim(Refusal::Unreachable { peers });
                 }
             }
+            Kind::Promote { opened: false, fetching: Some(_), .. } => {}
+            Kind::Promote { opened: false, .. } if self.best_tail().is_some() && self.gap.is_none() => {
+                self.fetch_tail()
+            }
             Kind::Promote { opened, .. } => {
                 if !opened && self.gap.is_some() {
                     if self.resync_ios == 0 {
@@ -329,7 +375,9 @@ impl Node {
             let peer = &self.peers[n.0 as usize];
             let hello = peer.hello.as_ref().filter(|_| matches!(peer.link, Link::Idle(_)));
             hello.is_some_and(|h| {
-                h.role == Role::Passive && !h.charter.newer_than(&self.charter) && self.ahead_of_me(*n, h).is_none()
+                h.role == Role::Passive
+                    && !h.charter.newer_than(&self.charter)
+                    && (self.ahead_of_me(*n, h).is_none() || self.can_fetch_from(*n, h))
             })
         });
         if agreed {

@@ -151,6 +151,7 @@ impl Node {
             self.granted = None;
         }
         self.claim_lost(node);
+        self.tail_is_not_to_be_had(node);
         let peer = self.peer_mut(node);
         let was_greeted = peer.is_greeted();
         // Positions stay: within an incarnation they never decrease (C1).
@@ -220,6 +221,8 @@ impl Node {
             PeerMsg::Ready { received, durable } => self.peer_ready(node, received, durable),
             PeerMsg::Ack(ack) => self.peer_acknowledged(node, ack),
             PeerMsg::CharterAck { version } => self.charter_confirmed(node, version),
+            PeerMsg::Fetch { after } => self.tail_wanted(node, session, after),
+            PeerMsg::Append { records, .. } if self.is_fetching_from(node) => self.tail_came(node, records),
             PeerMsg::Append { records, watermarks } => self.records_came(node, records, watermarks),
             PeerMsg::Heartbeat { watermarks } => self.records_came(node, Vec::new(), watermarks),
             PeerMsg::Charter(charter) => self.charter_came(node, session, charter),

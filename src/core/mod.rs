@@ -10,6 +10,7 @@ pub mod config;
 pub mod dirty;
 pub mod disk;
 pub mod extents;
+mod fetch;
 mod gap;
 pub mod hello;
 pub mod lineage;

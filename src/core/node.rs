@@ -94,6 +94,12 @@ pub(super) enum Purpose {
         id: u64,
         part: usize,
     },
+    /// Records for a node that is being promoted.
+    Tail {
+        peer: NodeId,
+        session: SessionId,
+        from: Lsn,
+    },
     SalvageSearch {
         peer: NodeId,
         session: SessionId,
@@ -390,6 +396,7 @@ impl Node {
             Purpose::Resync { peer, session, index } => self.resync_io_done(peer, session, index, result),
             Purpose::Content { peer, session, job, part } => self.content_read(peer, session, job, part, result),
             Purpose::Search { peer, session } => self.search_done(peer, session, result),
+            Purpose::Tail { peer, session, from } => self.tail_read(peer, session, from, result),
             Purpose::SalvageSearch { peer, session } => self.salvage_searched(peer, session, result),
             Purpose::GapNoted { peer, session } => self.gap_noted(peer, session, result),
             Purpose::SalvageRead { peer, session, part } => self.salvage_read(peer, session, part, result),

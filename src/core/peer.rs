@@ -33,6 +33,9 @@ pub struct Peer {
     pub waiting: Option<(Lsn, Time)>,
     /// All that had completed when this node began to wait for the peer on every write (C4); none while it does not.
     pub joining: Option<Lsn>,
+    /// After a drop it is waited for again only once it is durable up to here: or a peer that cannot go on would be dropped and
+    /// joined by turns, and writes would wait all the time.
+    pub rejoin_from: Lsn,
     /// Why the link is not up or not in sync, for people.
     pub why: Option<String>,
     /// Round trip to the peer's acknowledgement, smoothed, in µs.
@@ -142,6 +145,7 @@ impl Default for Peer {
             known: Lsn(0),
             waiting: None,
             joining: None,
+            rejoin_from: Lsn(0),
             why: None,
             round_trip_us: 0,
             down_since: None,
@@ -172,6 +176,7 @@ impl Peer {
         self.applied = Lsn(0);
         self.waiting = None;
         self.joining = None;
+        self.rejoin_from = Lsn(0);
     }
 
     pub fn source_mut(&mut self) -> Option<&mut Source> {

@@ -180,7 +180,7 @@ impl Node {
 }
 
 /// As many records as fit one frame.
-fn frame(records: impl Iterator<Item = Record>) -> Vec<Record> {
+pub(super) fn frame(records: impl Iterator<Item = Record>) -> Vec<Record> {
     let mut bytes = 0;
     records
         .take(FRAME_RECORDS)

@@ -69,6 +69,9 @@ pub enum DaemonError {
     System { what: &'static str, source: io::Error },
 }
 
+/// Buffers that are kept for reuse beside the memory that the file allows for writes: for requests, reads and frames.
+const KEEP_BESIDE: usize = 32 << 20;
+
 impl DaemonError {
     /// Another process has what this one needs.
     fn is_in_use(&self) -> bool {
@@ -96,6 +99,7 @@ pub fn run(settings: Settings) -> Result<(), DaemonError> {
 fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonError> {
     settings.node.incarnation = Incarnation(random_u128()?);
     settings.node.boot = boot_id()?;
+    crate::buf::keep_at_most(usize::try_from(settings.node.memory).unwrap_or(usize::MAX).saturating_add(KEEP_BESIDE));
     let mut disk = once_free(|| Ok(Disk::open(&settings)?))?;
     let peers = once_free(|| Peers::new(&settings).map_err(DaemonError::Peers))?;
     let clients = once_free(|| clients::Clients::new(&settings).map_err(DaemonError::Nbd))?;

@@ -52,6 +52,7 @@ impl<B: Brain> World<B> {
                 let due = self.net.cut(self.now, node, other, &mut self.rng);
                 self.deliver_later(due);
             }
+            Trouble::Garble => self.net.garble(node, other, &mut self.rng),
             Trouble::Partition | Trouble::OneWay | Trouble::Hang | Trouble::SlowLink => {
                 self.impair_link(trouble, node, other)
             }
@@ -66,7 +67,8 @@ impl<B: Brain> World<B> {
                 let force = self.rng.coin();
                 return self.order(node, Command::Demote { force });
             }
-            Trouble::Switchover => return self.switch_over(other),
+            Trouble::Switchover => return self.order_active(Command::Switchover { to: name(other.0 as usize) }),
+            Trouble::Verify => return self.order_active(Command::Verify { repair: false }),
             Trouble::Connect => return self.order(node, Command::Connect { peer: name(other.0 as usize) }),
             Trouble::Disconnect => {
                 let force = self.rng.coin();
@@ -76,10 +78,10 @@ impl<B: Brain> World<B> {
         Ok(())
     }
 
-    /// Whoever serves is told to hand over.
-    fn switch_over(&mut self, to: NodeId) -> Result<(), Violation> {
+    /// Whoever serves is told.
+    fn order_active(&mut self, command: Command) -> Result<(), Violation> {
         match self.nodes().find(|n| self.slots[n.0 as usize].serves()) {
-            Some(active) => self.order(active, Command::Switchover { to: name(to.0 as usize) }),
+            Some(active) => self.order(active, command),
             None => Ok(()),
         }
     }
@@ -169,6 +171,7 @@ impl<B: Brain> World<B> {
         slot.client = None;
         slot.members.clear();
         slot.seen_charter = None;
+        slot.reported = None;
         slot.isolation.note(0, true);
         if power {
             slot.boot = boot;
@@ -254,8 +257,7 @@ impl<B: Brain> World<B> {
         disk.mood = self.plan.disk.clone();
         let config = self.plan.config(node, rng.next_u128(), rng.next_u128());
         let lineage = slot.brain.as_ref().map(|b| b.lineage().to_vec()).unwrap_or_default();
-        let reported =
-            slot.brain.as_ref().and_then(|b| Some(Pos { term: b.lineage().last()?.id, lsn: b.marks().durable }));
+        let reported = slot.reported;
         let survives = !power && slot.client.as_ref().is_some_and(|c| c.live);
         let owed = if survives { self.durability.kept(node) } else { self.durability.durable(node) };
         self.counts.one("images looked at");

@@ -35,7 +35,8 @@ impl<B: Brain> World<B> {
                 }
                 None => {
                     self.counts.add("seconds to heal", (self.now - from) / 1_000_000);
-                    return self.compare();
+                    self.compare()?;
+                    return if self.plan.audit { self.audit() } else { Ok(()) };
                 }
             };
         }
@@ -69,6 +70,7 @@ impl<B: Brain> World<B> {
                 self.order(*node, Command::Connect { peer: name(other.0 as usize) })?;
             }
         }
+        self.resolve()?;
         self.steward(false)
     }
 
@@ -81,7 +83,7 @@ impl<B: Brain> World<B> {
         Ok(())
     }
 
-    fn active(&self) -> Option<NodeId> {
+    pub(super) fn active(&self) -> Option<NodeId> {
         self.nodes().find(|n| self.slots[n.0 as usize].serves() && !self.slots[n.0 as usize].unaware)
     }
 

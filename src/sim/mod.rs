@@ -2,9 +2,10 @@
 //!
 //! [`run`] plays one seed. [`world`] holds the nodes, the queue of what is to happen and the way events go in and actions
 //! come out; [`disk`] and [`net`] are what the nodes stand on; [`client`] asks and judges the answers; [`chaos`] breaks
-//! things and [`operator`] gives commands at bad moments; [`healing`] mends all and demands progress; [`truth`] knows what
+//! things and [`operator`] gives commands at bad moments; [`healing`] mends all and demands progress, [`resolve`] decides what only a person can; [`audit`] verifies; [`truth`] knows what
 //! really happened, and [`invariants`] what must hold.
 
+pub mod audit;
 pub mod brain;
 pub mod chaos;
 pub mod client;
@@ -15,6 +16,7 @@ pub mod net;
 pub mod operator;
 pub mod plan;
 pub mod report;
+pub mod resolve;
 pub mod rng;
 pub mod run;
 pub mod slot;

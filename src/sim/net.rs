@@ -1,7 +1,9 @@
-//! The network: sessions that deliver in order, late, in part, or not at all.
+//! The network: sessions that deliver in order, late, in part, or not at all. What travels is the bytes of real frames.
 
 use super::rng::Rng;
+use crate::buf::{BufMut, Payload};
 use crate::core::{Event, NodeId, PeerMsg, SessionId};
+use crate::wire::{FrameHeader, HEADER_LEN, WireError, decode, encode};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Names one direction of one connection: what is delivered to this end of it.
@@ -17,8 +19,69 @@ pub type Due = (u64, Lane);
 #[derive(Debug)]
 enum Item {
     Up,
-    Message(Box<PeerMsg>),
+    Frame(Frame),
     Down,
+}
+
+impl Item {
+    /// Bytes on the wire.
+    fn bytes(&self) -> u64 {
+        match self {
+            Item::Frame(frame) => (frame.head.len() + frame.payload.len()) as u64,
+            Item::Up | Item::Down => 0,
+        }
+    }
+}
+
+/// A frame under way: header and head, and the payloads as they are received, one after the other in one buffer.
+#[derive(Debug)]
+struct Frame {
+    head: Vec<u8>,
+    payload: Payload,
+    /// A bit of it has been turned over.
+    garbled: bool,
+}
+
+impl Frame {
+    fn of(message: &PeerMsg, compress: bool) -> Result<Frame, WireError> {
+        let encoded = encode(message, compress)?;
+        let payload = match &encoded.payloads[..] {
+            [] => Payload::empty(),
+            // A receiver has the bytes in a buffer of its own; as nobody can change them, one payload is simply shared.
+            [one] => one.clone(),
+            many => {
+                let mut joined = BufMut::uninit(many.iter().map(|p| p.len()).sum());
+                let mut at = 0;
+                for p in many {
+                    joined[at..at + p.len()].copy_from_slice(p);
+                    at += p.len();
+                }
+                joined.freeze()
+            }
+        };
+        Ok(Frame { head: encoded.head, payload, garbled: false })
+    }
+
+    fn message(self) -> Result<PeerMsg, WireError> {
+        // Cannot fail: what `encode` made begins with a whole header, and garbling changes no length.
+        let header: &[u8; HEADER_LEN] = self.head[..HEADER_LEN].try_into().expect("a whole header");
+        decode(&FrameHeader::parse(header)?, &self.head[HEADER_LEN..], self.payload)
+    }
+
+    fn garble(&mut self, rng: &mut Rng) {
+        let at = rng.below((self.head.len() + self.payload.len()) as u64) as usize;
+        let bit = 1 << rng.below(8);
+        match at.checked_sub(self.head.len()) {
+            None => self.head[at] ^= bit,
+            Some(at) => {
+                let mut changed = BufMut::uninit(self.payload.len());
+                changed.copy_from_slice(&self.payload);
+                changed[at] ^= bit;
+                self.payload = changed.freeze();
+            }
+        }
+        self.garbled = true;
+    }
 }
 
 #[derive(Debug)]
@@ -48,6 +111,10 @@ pub struct Net {
     delay_us: u64,
     /// Ways that are so many times slower.
     slow: BTreeMap<(NodeId, NodeId), u64>,
+    /// Payloads are packed where that makes them smaller.
+    pub compress: bool,
+    /// Frames that were damaged under way and refused.
+    pub refused: u64,
 }
 
 impl Net {
@@ -117,10 +184,11 @@ impl Net {
             held: 0,
         };
         self.connections.insert(connection, [end(from, 0), end(to, 1)]);
-        (0..2).filter_map(|end| self.push(now, Lane { connection, end }, Item::Up, 0, rng)).collect()
+        (0..2).filter_map(|end| self.push(now, Lane { connection, end }, Item::Up, rng)).collect()
     }
 
-    fn push(&mut self, now: u64, lane: Lane, item: Item, bytes: u64, rng: &mut Rng) -> Option<Due> {
+    fn push(&mut self, now: u64, lane: Lane, item: Item, rng: &mut Rng) -> Option<Due> {
+        let bytes = item.bytes();
         let ends = self.connections.get_mut(&lane.connection)?;
         let way = (ends[1 - lane.end].node, ends[lane.end].node);
         let end = &mut ends[lane.end];
@@ -136,11 +204,36 @@ impl Net {
     }
 
     /// A node sends on a session; nothing happens if it is over.
-    pub fn send(&mut self, now: u64, node: NodeId, session: SessionId, message: PeerMsg, rng: &mut Rng) -> Option<Due> {
-        let bytes = payload_bytes(&message);
-        let mine = self.lane(node, session)?;
+    ///
+    /// # Errors
+    /// If the message cannot travel: a mistake of the node.
+    pub fn send(
+        &mut self,
+        now: u64,
+        node: NodeId,
+        session: SessionId,
+        message: &PeerMsg,
+        rng: &mut Rng,
+    ) -> Result<Option<Due>, WireError> {
+        let frame = Frame::of(message, self.compress)?;
+        let Some(mine) = self.lane(node, session) else { return Ok(None) };
         let theirs = Lane { end: 1 - mine.end, ..mine };
-        self.push(now, theirs, Item::Message(Box::new(message)), bytes, rng)
+        Ok(self.push(now, theirs, Item::Frame(frame), rng))
+    }
+
+    /// Turns over a bit in a frame that is under way between two nodes, if there is one.
+    pub fn garble(&mut self, from: NodeId, to: NodeId, rng: &mut Rng) {
+        let toward = |ends: &mut [End; 2]| (0..2).find(|e| ends[*e].node == to && ends[1 - *e].node == from);
+        for ends in self.connections.values_mut() {
+            let Some(end) = toward(ends) else { continue };
+            let frames = ends[end].queue.iter_mut().filter_map(|item| match item {
+                Item::Frame(frame) => Some(frame),
+                Item::Up | Item::Down => None,
+            });
+            if let Some(frame) = frames.last() {
+                return frame.garble(rng);
+            }
+        }
     }
 
     fn lane(&self, node: NodeId, session: SessionId) -> Option<Lane> {
@@ -150,6 +243,9 @@ impl Net {
     }
 
     /// What arrives on a lane whose time has come, and what follows from it elsewhere.
+    ///
+    /// # Panics
+    /// If an undamaged frame cannot be decoded, or a damaged one can.
     pub fn deliver(&mut self, now: u64, lane: Lane, rng: &mut Rng) -> Option<(NodeId, Event, Vec<Due>)> {
         let ends = self.connections.get(&lane.connection)?;
         let (peer, node) = (ends[1 - lane.end].node, ends[lane.end].node);
@@ -171,7 +267,19 @@ impl Net {
                 let due = self.close_older(now, node, peer, lane, rng);
                 Some((node, Event::PeerUp { peer, session }, due))
             }
-            Item::Message(message) => Some((node, Event::PeerMessage { peer, session, message: *message }, Vec::new())),
+            Item::Frame(frame) => {
+                let garbled = frame.garbled;
+                let decoded = frame.message();
+                assert!(decoded.is_err() == garbled, "garbled: {garbled}, and yet it is {decoded:?}");
+                match decoded {
+                    Ok(message) => Some((node, Event::PeerMessage { peer, session, message }, Vec::new())),
+                    Err(_) => {
+                        self.refused += 1;
+                        let due = self.close_lane(now, lane, rng);
+                        Some((node, Event::PeerDown { peer, session }, due.into_iter().collect()))
+                    }
+                }
+            }
             Item::Down => {
                 end.over = true;
                 end.open = false;
@@ -223,13 +331,20 @@ impl Net {
             // It never stood on this side. Whoever dialed hears of it as an end right after the beginning.
             end.queue.truncate(1);
         } else {
-            let arrives = rng.below(end.queue.len() as u64 + 1).max(u64::from(!end.open));
-            end.queue.truncate(arrives as usize);
+            // The stream ends at any byte; a frame that has come in part is lost.
+            let whole: u64 = end.queue.iter().map(Item::bytes).sum();
+            let (cut, mut passed) = (rng.below(whole + 1), 0);
+            let arrives = end.queue.iter().take_while(|item| {
+                passed += item.bytes();
+                passed <= cut
+            });
+            let arrives = arrives.count().max(usize::from(!end.open));
+            end.queue.truncate(arrives);
         }
-        self.push(now, lane, Item::Down, 0, rng)
+        self.push(now, lane, Item::Down, rng)
     }
 
-    /// Cuts every connection between two nodes, at any message.
+    /// Cuts every connection between two nodes, at any byte.
     pub fn cut(&mut self, now: u64, a: NodeId, b: NodeId, rng: &mut Rng) -> Vec<Due> {
         let between =
             |ends: &[End; 2]| [ends[0].node, ends[1].node] == [a, b] || [ends[0].node, ends[1].node] == [b, a];
@@ -251,16 +366,6 @@ impl Net {
             }
         }
         due
-    }
-}
-
-/// Bytes of data in a message, for the time it takes.
-pub fn payload_bytes(message: &PeerMsg) -> u64 {
-    match message {
-        PeerMsg::Append { records, .. } | PeerMsg::ResyncData { records, .. } => {
-            records.iter().map(|r| r.payload.len() as u64).sum()
-        }
-        _ => 0,
     }
 }
 
@@ -317,7 +422,7 @@ mod tests {
 
         fn say(&mut self, from: NodeId, session: SessionId, why: &str) {
             let bye = PeerMsg::Bye { why: why.into() };
-            let due = self.net.send(self.now, from, session, bye, &mut self.rng);
+            let due = self.net.send(self.now, from, session, &bye, &mut self.rng).unwrap();
             self.add(due);
         }
     }
@@ -369,6 +474,18 @@ mod tests {
         line.add(due);
         let events = line.run();
         assert!(matches!(events[..], [(B, Event::PeerDown { peer: A, .. })]), "{events:?}");
+    }
+
+    #[test]
+    fn a_damaged_frame_ends_its_session() {
+        let mut line = Line::new();
+        let (a, _) = line.connect();
+        line.say(A, a, "1");
+        line.say(A, a, "2");
+        line.net.garble(A, B, &mut line.rng);
+        let said = words(&line.run());
+        assert!(said == ["1", "down", "down"], "{said:?}");
+        assert_eq!(line.net.refused, 1);
     }
 
     #[test]

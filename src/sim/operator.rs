@@ -32,6 +32,11 @@ impl Orders {
         self.pending.values().any(|o| o.node == node && o.forced)
     }
 
+    /// A command to this node is under way.
+    pub fn is_busy(&self, node: NodeId) -> bool {
+        self.pending.values().any(|o| o.node == node)
+    }
+
     /// The nodes said to be off in it.
     pub fn off(&self, node: NodeId) -> Vec<NodeId> {
         self.pending.values().filter(|o| o.node == node).flat_map(|o| o.off.clone()).collect()

@@ -19,6 +19,7 @@ pub enum Trouble {
     OneWay,
     Hang,
     SlowLink,
+    Garble,
     ReadErrors,
     WriteErrors,
     FlushErrors,
@@ -30,10 +31,11 @@ pub enum Trouble {
     Switchover,
     Connect,
     Disconnect,
+    Verify,
 }
 
 /// All of them, with the weight that each has where it is in the mix.
-pub const TROUBLES: [(Trouble, u64); 20] = [
+pub const TROUBLES: [(Trouble, u64); 22] = [
     (Trouble::Crash, 10),
     (Trouble::PowerCut, 10),
     (Trouble::PowerCutAll, 3),
@@ -43,6 +45,7 @@ pub const TROUBLES: [(Trouble, u64); 20] = [
     (Trouble::OneWay, 4),
     (Trouble::Hang, 4),
     (Trouble::SlowLink, 4),
+    (Trouble::Garble, 3),
     (Trouble::ReadErrors, 2),
     (Trouble::WriteErrors, 2),
     (Trouble::FlushErrors, 2),
@@ -54,6 +57,7 @@ pub const TROUBLES: [(Trouble, u64); 20] = [
     (Trouble::Switchover, 8),
     (Trouble::Connect, 3),
     (Trouble::Disconnect, 3),
+    (Trouble::Verify, 3),
 ];
 
 /// What the caller fixes, rather than the seed.
@@ -85,6 +89,8 @@ pub struct Plan {
     pub disk: DiskMood,
     pub tells_holes: bool,
     pub net_delay_us: u64,
+    /// Payloads travel packed.
+    pub compress: bool,
     /// The driver gathers events for up to this long before it polls.
     pub batch_us: u64,
     /// Mean time between two troubles.
@@ -94,6 +100,8 @@ pub struct Plan {
     pub storm_us: u64,
     /// Of a thousand chaos ticks, so many look at a copy of a node's disk.
     pub inspect_per_mille: u64,
+    /// At the end a bit is turned over, to be found.
+    pub audit: bool,
 }
 
 impl Plan {
@@ -134,10 +142,12 @@ impl Plan {
             },
             tells_holes: rng.coin(),
             net_delay_us: rng.pick(&[20, 200, 2000]),
+            compress: rng.per_mille(100),
             batch_us: rng.pick(&[0, 20, 200]),
             trouble_us: rng.pick(&[30_000, 100_000, 300_000, 1_000_000]),
             troubles,
             storm_us: rng.between(2_000_000, 12_000_000),
+            audit: rng.per_mille(200),
             inspect_per_mille: rng.pick(&[50, 150, 400]),
         }
     }

@@ -60,6 +60,7 @@ pub fn play<B: Brain>(seed: u64, scope: Scope, keep: usize, print: bool) -> Play
         world.heal()
     }));
     let result = played.unwrap_or_else(|_| Err(broken("0 panic", PANIC.with_borrow(Clone::clone))));
+    world.counts.add("damaged frames refused", world.net.refused);
     let tail = world.trace.iter().flat_map(|t| t.lines().map(String::from)).collect();
     Played { seed, result, digest: world.digest(), counts: world.counts.clone(), time_us: world.now, tail }
 }

@@ -5,6 +5,7 @@ use super::client::Client;
 use super::disk::SimDisk;
 use super::invariants::isolation::Isolation;
 use super::invariants::order::Order;
+use super::truth::Pos;
 use crate::core::{Event, NodeId, Time};
 
 /// A node's machine and process.
@@ -31,6 +32,8 @@ pub struct Slot<B> {
     pub seen_charter: Option<((u64, u128), u64, usize, u64)>,
     /// Those who were so before that step, too: what clients were told in it is theirs to keep.
     pub stayed: Vec<NodeId>,
+    /// What it last told anybody to be durable here.
+    pub reported: Option<Pos>,
     /// Its disk has failed or been slow since its process started.
     pub impaired: bool,
     /// An operator has said that it is off: it stays so.

@@ -48,7 +48,7 @@ pub fn stamp_of(block: &[u8]) -> Option<u64> {
     let differing = block
         .chunks_exact(8)
         .zip(0u64..)
-        .fold(0, |differing, (bytes, i)| differing | (word(bytes) ^ (first | i * counts)));
+        .fold(0, |differing, (bytes, i)| differing | (word(bytes) ^ (first | (i * counts))));
     (first & 1023 == 0 && differing == 0).then_some(first >> 10)
 }
 

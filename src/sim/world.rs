@@ -1,5 +1,6 @@
 //! The world of one seed: what is to happen, in order, and how events go into nodes and actions come out.
 
+use super::audit::Flip;
 use super::brain::Brain;
 use super::client::Client;
 use super::disk::SimDisk;
@@ -9,6 +10,7 @@ use super::net::{Due, Lane, Net};
 use super::operator::Orders;
 use super::plan::{Plan, name};
 use super::report::{Counts, Trace};
+use super::resolve::Resolver;
 use super::rng::Rng;
 use super::slot::Slot;
 use super::truth::{Pos, Truth};
@@ -79,6 +81,8 @@ pub struct World<B> {
     pub truth: Truth,
     pub durability: Durability,
     pub orders: Orders,
+    pub(super) resolver: Resolver,
+    pub(super) flip: Option<Flip>,
     pub counts: Counts,
     pub trace: Option<Trace>,
     /// Faults and commands go on.
@@ -98,7 +102,8 @@ impl<B: Brain> World<B> {
     pub fn new(seed: u64, plan: Plan, trace: Option<Trace>) -> Result<World<B>, Violation> {
         let rng = Rng::new(seed ^ 0x5eed);
         let nodes = plan.modes.len();
-        let net = Net::new(plan.net_delay_us);
+        let mut net = Net::new(plan.net_delay_us);
+        net.compress = plan.compress;
         let truth = Truth::new(plan.geometry.clone());
         let mut world = World {
             rng,
@@ -110,6 +115,8 @@ impl<B: Brain> World<B> {
             truth,
             durability: Durability::new(nodes),
             orders: Orders::default(),
+            resolver: Resolver::default(),
+            flip: None,
             counts: Counts::default(),
             trace,
             storm: true,
@@ -131,7 +138,8 @@ impl<B: Brain> World<B> {
         Ok(world)
     }
 
-    fn make_node(&mut self, node: NodeId) -> Result<(), Violation> {
+    /// A disk formatted for a node.
+    pub(super) fn blank_disk(&mut self, node: NodeId) -> Result<SimDisk, Violation> {
         let config = self.plan.config(node, self.rng.next_u128(), self.rng.next_u128());
         let stores = config.volumes.iter().enumerate().map(|(i, v)| (Part::Store(VolumeId(i as u16)), v.size));
         let parts: Vec<(Part, u64)> = stores.chain([(Part::Log, config.log_size)]).collect();
@@ -139,6 +147,11 @@ impl<B: Brain> World<B> {
         let ids = [self.rng.next_u128(), self.rng.next_u128()];
         B::format(&config, &mut super::disk::Blocking { disk: &mut disk, calls: None }, ids)
             .map_err(|e| broken("2 a valid image", format!("format of a blank disk failed: {e}")))?;
+        Ok(disk)
+    }
+
+    fn make_node(&mut self, node: NodeId) -> Result<(), Violation> {
+        let disk = self.blank_disk(node)?;
         self.slots.push(Slot {
             brain: None,
             disk,
@@ -152,6 +165,7 @@ impl<B: Brain> World<B> {
             isolation: Default::default(),
             members: Vec::new(),
             seen_charter: None,
+            reported: None,
             stayed: Vec::new(),
             impaired: false,
             held: false,
@@ -405,7 +419,7 @@ impl<B: Brain> World<B> {
             }
             Action::Notice(notice) => {
                 self.noticed(node, &notice);
-                Ok(())
+                self.check_difference(&notice)
             }
             Action::Serve { term } => self.serve(node, term),
             Action::StopServing => {
@@ -427,9 +441,28 @@ impl<B: Brain> World<B> {
             let last = records.last().map_or(0, |r| r.lsn.0);
             self.mix(last);
         }
-        let due = self.net.send(self.now, node, session, message, &mut self.rng);
+        self.note_report(node, &message);
+        let due = self.net.send(self.now, node, session, &message, &mut self.rng);
+        let due = due.map_err(|e| broken("4 records", format!("{node:?} sends what cannot travel: {e}")))?;
         self.deliver_later(due);
         Ok(())
+    }
+
+    /// What a node says of itself binds it (invariant 2).
+    fn note_report(&mut self, node: NodeId, message: &PeerMsg) {
+        let slot = &mut self.slots[node.0 as usize];
+        let newest = slot.brain.as_ref().and_then(|b| b.lineage().last()).map(|t| t.id);
+        let said = match message {
+            PeerMsg::Hello(hello) => hello.lineage.last().map(|t| (t.id, hello.durable)),
+            PeerMsg::Ready { durable, .. } => newest.map(|term| (term, *durable)),
+            PeerMsg::ResyncDone { position } => newest.map(|term| (term, *position)),
+            // In an open gap the term is the active's already, and what is durable is this node's own.
+            PeerMsg::Ack(ack) if ack.term == newest => newest.map(|term| (term, ack.durable)),
+            _ => None,
+        };
+        if let Some((term, lsn)) = said {
+            slot.reported = Some(Pos { term, lsn });
+        }
     }
 
     fn noticed(&mut self, node: NodeId, notice: &Notice) {
@@ -450,6 +483,9 @@ impl<B: Brain> World<B> {
         let again = slot.client.as_ref().is_some_and(|c| c.term == term);
         let forced = self.orders.is_forced(node);
         let generation = brain.charter().generation;
+        if lineage.len() == 1 && !again && !forced && !slot.unaware && self.truth.is_begun() {
+            return Err(broken("5 one active", format!("{node:?} founds a second lineage, and nobody forced it")));
+        }
         self.truth.learn(&lineage).map_err(|e| broken("4 records", e))?;
         self.mix(opened.first.0);
         if forced {

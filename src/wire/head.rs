@@ -77,6 +77,9 @@ pub(super) enum Head {
         retry: bool,
     },
     TakeOver,
+    Fetch {
+        after: Lsn,
+    },
     Bye {
         why: String,
     },
@@ -123,6 +126,7 @@ impl Head {
             PeerMsg::Claim(charter) => Head::Claim(charter),
             PeerMsg::ClaimAnswer { version, granted } => Head::ClaimAnswer { version, granted },
             PeerMsg::TakeOver => Head::TakeOver,
+            PeerMsg::Fetch { after } => Head::Fetch { after },
             PeerMsg::Bye { why } => Head::Bye { why },
         }
     }
@@ -147,6 +151,7 @@ impl Head {
             Head::Claim(charter) => PeerMsg::Claim(charter),
             Head::ClaimAnswer { version, granted } => PeerMsg::ClaimAnswer { version, granted },
             Head::TakeOver => PeerMsg::TakeOver,
+            Head::Fetch { after } => PeerMsg::Fetch { after },
             Head::Bye { why } => PeerMsg::Bye { why },
         }
     }
@@ -170,6 +175,7 @@ impl Head {
                 all.extend(h.gap.and_then(|g| g.rollback));
                 all
             }
+            Head::Fetch { after } => vec![*after],
             Head::Ready { received, durable } => vec![*received, *durable],
             Head::ReadyResync { since, .. } => vec![*since],
             Head::Append { first, watermarks: w, .. } => vec![*first, w.committed, w.accepted, w.flush_to],

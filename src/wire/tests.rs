@@ -87,6 +87,7 @@ fn one_of_each() -> Vec<PeerMsg> {
         PeerMsg::Claim(hello().charter),
         PeerMsg::ClaimAnswer { version: 3, granted: true },
         PeerMsg::TakeOver,
+        PeerMsg::Fetch { after: Lsn(9) },
         PeerMsg::Bye { why: "over and out".into() },
     ]
 }

@@ -109,6 +109,11 @@ impl SimDisk {
         out.freeze()
     }
 
+    /// Turns bits of a byte over, for good: the medium has rotted.
+    pub fn turn_over(&mut self, part: Part, offset: u64, bits: u8) {
+        self.part(part).turn_over(offset, bits);
+    }
+
     /// Takes an I/O: its token, and after how many µs it completes.
     ///
     /// # Errors

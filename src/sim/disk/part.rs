@@ -226,6 +226,17 @@ impl PartState {
         self.current = self.stable.clone();
     }
 
+    /// Turns bits of a byte over, in what is read and on the medium.
+    pub fn turn_over(&mut self, offset: u64, bits: u8) {
+        let number = offset / PAGE;
+        let mut page = changed(self.current.0.get(&number));
+        page[(offset % PAGE) as usize] ^= bits;
+        let page = page.freeze();
+        self.unstable.remove(&number);
+        self.current.0.insert(number, page.clone());
+        self.stable.0.insert(number, page);
+    }
+
     /// Tears one in-flight write's page in the middle of a sector: the medium holds a part of the new bytes.
     pub fn tear(&mut self, number: u64, version: &Version, bytes: usize) {
         let mut torn = changed(self.current.0.get(&number));

@@ -65,6 +65,11 @@ impl Durability {
         debt.kept = debt.durable;
     }
 
+    /// Somebody decided that what the node holds is of no worth.
+    pub fn gave_up(&mut self, node: NodeId) {
+        self.debts[node.0 as usize] = Debt::default();
+    }
+
     /// What the node must hold after a power cut.
     pub fn durable(&self, node: NodeId) -> Option<Pos> {
         self.debts[node.0 as usize].durable
