@@ -1,4 +1,4 @@
-//! Disks that are full: the active's, and that on which a resync needs room. Nothing that had completed is
+//! Disks that are full: on the passive, on the active, and of the room that a resync needs. Nothing that had completed is
 //! lost, the daemons live on and say what is wrong, and once there is room the pair finds together again.
 //!
 //! A small tmpfs in a mount namespace of its own serves as the disk. Where neither root's rights nor user namespaces are to
@@ -78,6 +78,25 @@ fn await_full_store(cluster: &mut Cluster, node: usize) {
         assert!(Instant::now() < deadline, "its disk never filled up");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// It keeps what it cannot apply yet; when it can take no more, the others go on without it.
+#[test]
+fn a_passive_whose_disk_is_full_is_dropped_and_comes_back_when_there_is_room() {
+    let seed = seed("a_passive_whose_disk_is_full_is_dropped_and_comes_back_when_there_is_room");
+    let cluster = Cluster::bare(&pair());
+    let Some(mut disk) = SmallDisk::under(&cluster, 1, "28m") else { return };
+    let mut cluster = cluster.serve(&[0, 1]);
+    let load = Load::start(&cluster, 0, writers(BLOCKS, seed));
+    await_full_store(&mut cluster, 1);
+    cluster.await_in_sync(0, &[0]);
+    load.await_writes(500);
+    disk.resize("256m");
+    cluster.await_in_sync(0, &[0, 1]);
+    load.await_writes(50);
+    let mut writers = load.stop();
+    assert_eq!(check(&cluster, 0, &mut writers, Promise::Completed), 0);
+    cluster.assert_stores_equal(0, &[1], VOLUME);
 }
 
 #[test]

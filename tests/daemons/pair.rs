@@ -157,13 +157,15 @@ fn the_active_role_goes_back_and_forth_under_load() {
 #[test]
 fn a_restarted_active_resumes_by_itself() {
     let seed = seed("a_restarted_active_resumes_by_itself");
+    let mut rng = Rng::new(seed);
     let mut cluster = Cluster::serving(&pair(), &[0, 1]);
     let mut writers = writers(BLOCKS, seed);
-    for _ in 0..3 {
+    for _ in 0..5 {
         let load = Load::start(&cluster, 0, writers);
         load.await_writes(50);
-        writers = load.stop();
+        pause(&mut rng, 0..200);
         must(cluster.kill(0));
+        writers = load.broken();
         must(cluster.start(0));
         cluster.await_answer(0);
         cluster.await_status(0, "it serves", |s| s["role"] == "active" && s["state"] == "serving");
