@@ -445,10 +445,21 @@ impl Node {
         for node in self.cfg.peers() {
             let Some((_, ack)) = self.target_ack(node) else { continue };
             let told = (ack.streamed, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
-            if self.peers[node.0 as usize].target_mut().is_some_and(|t| t.told != told) {
+            let durable_soon = self.durable_soon();
+            let news = |t: &mut Target| {
+                let waits = durable_soon && matches!(t.stage, TargetStage::Stream);
+                t.told != told && !(waits && (t.told.1, t.told.2) == (ack.durable, ack.applied))
+            };
+            if self.peers[node.0 as usize].target_mut().is_some_and(news) {
                 self.send_ack(node);
             }
         }
+    }
+
+    /// Somebody waits until all that was received is durable, and it is being written: the acknowledgement of that says all
+    /// that one sent now would, at half the messages.
+    fn durable_soon(&self) -> bool {
+        self.log.is_busy() && self.flush_to >= self.log.end() && self.log.end() > self.log.durable()
     }
 
     pub(super) fn send_ack(&mut self, node: NodeId) {
