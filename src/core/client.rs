@@ -78,14 +78,14 @@ impl Clients {
         self.pending.len()
     }
 
-    /// Begins anew at a position: what an earlier term left is gone (C6).
-    pub fn reset(&mut self, completed: Lsn) -> Vec<ReqId> {
+    /// Begins anew with a log that ends at `end`, of which everything up to `completed` is surely with every member: what an earlier term left is gone (C6).
+    pub fn reset(&mut self, completed: Lsn, end: Lsn) -> Vec<ReqId> {
         let mut dropped: Vec<ReqId> = self.writes.drain(..).map(|(_, r)| r).collect();
         dropped.extend(std::mem::take(&mut self.flushes).into_values().flatten());
         dropped.extend(std::mem::take(&mut self.reads).into_values().map(|r| r.req));
         dropped.extend(std::mem::take(&mut self.maps).into_values().map(|m| m.req));
         dropped.extend(self.pending.drain(..).map(|(r, _)| r));
-        self.newest.fill(completed);
+        self.newest.fill(end);
         self.completed = completed;
         dropped
     }

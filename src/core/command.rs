@@ -420,7 +420,8 @@ impl Node {
         // Opened just before this state was written.
         let term = *self.lineage.last().expect("an opened term");
         self.set_stage(Stage::Active);
-        let dropped = self.clients.reset(self.log.end());
+        // What the members of the in-sync set may lack has not completed: a read of it waits for them, or for their drop (S2).
+        let dropped = self.clients.reset(self.committed.min(self.log.end()), self.log.end());
         debug_assert!(dropped.is_empty(), "a passive has no clients");
         self.suspended = false;
         self.is_outvoted = false;
@@ -537,7 +538,7 @@ impl Node {
         let id = self.operation.take().and_then(|o| o.id);
         self.set_stage(Stage::Passive);
         let end = self.log.end();
-        for req in self.clients.reset(end) {
+        for req in self.clients.reset(end, end) {
             self.complete(req, Err(ClientError::NotActive));
         }
         self.notice(Notice::Demoted { end: end.0 });
