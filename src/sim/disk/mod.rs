@@ -110,6 +110,11 @@ impl SimDisk {
         out.freeze()
     }
 
+    /// Bytes of a part, 0 if it does not exist.
+    pub fn size(&self, part: Part) -> u64 {
+        self.parts.get(&part).map_or(0, |state| state.size)
+    }
+
     /// Turns bits of a byte over, for good: the medium has rotted.
     pub fn turn_over(&mut self, part: Part, offset: u64, bits: u8) {
         self.part(part).turn_over(offset, bits);
