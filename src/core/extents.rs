@@ -46,10 +46,19 @@ impl<V: Sliceable> RangeMap<V> {
 
     /// `value` for `start..end`, in place of whatever stood there. An empty range changes nothing.
     pub fn insert(&mut self, start: u64, end: u64, value: V) {
-        if start < end {
-            self.cut(start, end);
-            self.slots.insert(start, Slot { end, value });
+        if start >= end {
+            return;
         }
+        // Most are new, or what stood there before: one search tells.
+        match self.slots.range_mut(..end).next_back() {
+            Some((&at, slot)) if at == start && slot.end == end => {
+                slot.value = value;
+                return;
+            }
+            Some((_, slot)) if slot.end > start => self.cut(start, end),
+            _ => {}
+        }
+        self.slots.insert(start, Slot { end, value });
     }
 
     /// Removes whatever stands in `start..end`, splitting what reaches out of it. An empty range changes nothing.

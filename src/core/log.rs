@@ -128,6 +128,11 @@ impl Log {
         self.queue.is_empty() && self.flight.is_none() && self.durable == self.end
     }
 
+    /// An I/O is in flight.
+    pub fn is_busy(&self) -> bool {
+        self.flight.is_some()
+    }
+
     /// The oldest record that the ring holds; `end + 1` if it holds none.
     pub fn from(&self) -> Lsn {
         self.index.front().map_or(self.written.next(), |e| e.start.first)

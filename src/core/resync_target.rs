@@ -22,6 +22,8 @@ const LONG_DISCARD: u64 = 1 << 20;
 /// A resync being received.
 #[derive(Debug)]
 pub struct ResyncTarget {
+    /// Where a rollback leads to: all that this node holds for sure until the superblock that closes the gap is durable.
+    pub rollback: Lsn,
     lineage: Vec<Term>,
     zero: bool,
     incoming: VecDeque<Work>,
@@ -80,8 +82,9 @@ struct Group {
 }
 
 impl ResyncTarget {
-    pub fn new(lineage: Vec<Term>, zero: bool) -> ResyncTarget {
+    pub fn new(rollback: Lsn, lineage: Vec<Term>, zero: bool) -> ResyncTarget {
         ResyncTarget {
+            rollback,
             lineage,
             zero,
             incoming: VecDeque::new(),

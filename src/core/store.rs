@@ -121,7 +121,9 @@ impl Node {
     fn step_round(&mut self) {
         let mut ios = Vec::new();
         if let Some(round) = self.store.round.as_mut().filter(|r| r.noted) {
-            while round.writing < PARALLEL && round.error.is_none() {
+            // Many at once, rather than one for each that completes: they then share one submission to the disk.
+            let refill = round.writing <= PARALLEL / 2;
+            while refill && round.writing < PARALLEL && round.error.is_none() {
                 let Some(piece) = round.pieces.pop_front() else { break };
                 round.writing += 1;
                 ios.push((Purpose::ApplyWrite, Part::Store(piece.volume), piece_op(piece)));

@@ -304,7 +304,7 @@ impl Node {
         let extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let since = prepare.plan.fork.min(applied);
-        let resync = ResyncTarget::new(std::mem::take(&mut prepare.lineage), prepare.zero);
+        let resync = ResyncTarget::new(applied, std::mem::take(&mut prepare.lineage), prepare.zero);
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
             target.stage = TargetStage::Resync(Box::new(resync));
         }
@@ -407,11 +407,18 @@ impl Node {
 
     /// Where this node stands; what an idle passive tells another.
     pub(super) fn idle_ack(&self) -> Ack {
+        let resync = self.peers.iter().find_map(|p| match &p.link {
+            Link::Target(t) => match &t.stage {
+                TargetStage::Resync(resync) => Some(resync.rollback),
+                _ => None,
+            },
+            _ => None,
+        });
         Ack {
             term: self.lineage.last().map(|t| t.id),
-            received: self.log.end(),
-            durable: self.log.durable(),
-            applied: self.store.applied(),
+            received: resync.unwrap_or(self.log.end()),
+            durable: resync.unwrap_or(self.log.durable()),
+            applied: resync.unwrap_or(self.store.applied()),
             streamed: self.log.end(),
             resync_bytes: 0,
             echo_us: 0,
@@ -438,10 +445,21 @@ impl Node {
         for node in self.cfg.peers() {
             let Some((_, ack)) = self.target_ack(node) else { continue };
             let told = (ack.streamed, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
-            if self.peers[node.0 as usize].target_mut().is_some_and(|t| t.told != told) {
+            let durable_soon = self.durable_soon();
+            let news = |t: &mut Target| {
+                let waits = durable_soon && matches!(t.stage, TargetStage::Stream);
+                t.told != told && !(waits && (t.told.1, t.told.2) == (ack.durable, ack.applied))
+            };
+            if self.peers[node.0 as usize].target_mut().is_some_and(news) {
                 self.send_ack(node);
             }
         }
+    }
+
+    /// Somebody waits until all that was received is durable, and it is being written: the acknowledgement of that says all
+    /// that one sent now would, at half the messages.
+    fn durable_soon(&self) -> bool {
+        self.log.is_busy() && self.flush_to >= self.log.end() && self.log.end() > self.log.durable()
     }
 
     pub(super) fn send_ack(&mut self, node: NodeId) {

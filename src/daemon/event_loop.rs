@@ -4,14 +4,14 @@
 //! with a single system call, which also waits for the next round.
 
 use super::clients::Clients;
-use super::disk::{Disk, Step};
+use super::disk::{Disk, Job, Step};
 use super::engine::Engine;
 use super::handle::{Request, Requests};
 use super::hub::{Hub, Tag};
 use super::journal::Happening;
 use super::peers::Peers;
 use super::ring::{Completion, Fd, Op};
-use crate::core::{Action, BlockingDisk, CommandId, Event, IoId, Part, Time};
+use crate::core::{Action, BlockingDisk, CommandId, Event, IoId, Mode, Part, Time};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -38,6 +38,8 @@ pub struct Loop<E> {
     commands: BTreeMap<CommandId, Sender<Result<String, String>>>,
     last_command: u64,
     io_in_flight: usize,
+    /// I/Os that go on the ring behind the round's sends to those whom writes wait for.
+    queued: Vec<(Job, Op)>,
     /// When to end at the latest.
     stopping: Option<Time>,
     /// Rounds in a row in which nothing happened and nothing was waited for.
@@ -76,6 +78,7 @@ impl<E: Engine> Loop<E> {
             commands: BTreeMap::new(),
             last_command: 0,
             io_in_flight: 0,
+            queued: Vec::new(),
             stopping: None,
             empty_rounds: 0,
         }
@@ -140,7 +143,7 @@ impl<E: Engine> Loop<E> {
         match step {
             Step::Submit(job, op) => {
                 self.io_in_flight += 1;
-                self.hub.ring.push(Tag::Disk(job), op);
+                self.queued.push((job, op));
             }
             Step::Done(id, result) => self.hub.events.push_back(Event::IoDone { id, result }),
         }
@@ -161,8 +164,14 @@ impl<E: Engine> Loop<E> {
         }
         self.clients.set_open(self.engine.accepts_writes() && self.stopping.is_none());
         self.clients.resume(&mut self.hub);
-        self.peers.flush(&mut self.hub);
+        // The kernel carries it out in this order, and a disk I/O takes longest to hand over: replies and what goes to sync
+        // peers do not wait for that; what async peers get does.
         self.clients.flush(&mut self.hub);
+        self.peers.flush(Mode::Sync, &mut self.hub);
+        for (job, op) in self.queued.drain(..) {
+            self.hub.ring.push(Tag::Disk(job), op);
+        }
+        self.peers.flush(Mode::Async, &mut self.hub);
     }
 
     fn act(&mut self, action: Action) {

@@ -74,6 +74,15 @@ impl Plan {
         self
     }
 
+    /// With logs of this size on all nodes.
+    pub fn log_size(mut self, size: &str) -> Plan {
+        for (_, lines) in &mut self.nodes {
+            lines.retain(|l| !l.starts_with("log_size"));
+            lines.push(format!("log_size = \"{size}\""));
+        }
+        self
+    }
+
     /// With one more line in `[node.NAME]`, for a node of the plan.
     pub fn node(mut self, name: &str, line: impl Into<String>) -> Plan {
         let line = line.into();

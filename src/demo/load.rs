@@ -4,6 +4,7 @@ use super::oracle::{BLOCK, Oracle};
 use super::rng::Rng;
 use crate::nbd_client::{Client, Cookie, NbdError, Request};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -69,11 +70,14 @@ impl Meter {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Asked {
-    Write { seq: u64, bytes: u64, fua: bool },
+    Write { seq: u64, blocks: Range<u64>, fua: bool },
     Flush { covers: u64 },
 }
+
+/// Requests that were sent and not answered, and when they were sent.
+type Outstanding = BTreeMap<Cookie, (Asked, Instant)>;
 
 /// One writer with its own connection and its own blocks.
 #[derive(Debug)]
@@ -84,13 +88,21 @@ pub struct Writer {
     /// Where a journal goes on.
     next_block: u64,
     since_flush: u64,
+    apart: bool,
 }
 
 impl Writer {
     /// Writes to the blocks of `oracle`, as `seed` has it.
     pub fn new(oracle: Oracle, shape: Shape, seed: u64) -> Writer {
         let next_block = oracle.blocks().start;
-        Writer { oracle, shape, rng: Rng::new(seed), next_block, since_flush: 0 }
+        Writer { oracle, shape, rng: Rng::new(seed), next_block, since_flush: 0, apart: false }
+    }
+
+    /// Never has two writes to one block outstanding: NBD leaves their order open. Understudy carries them out as they came (S3),
+    /// other servers need not.
+    pub fn apart(mut self) -> Writer {
+        self.apart = true;
+        self
     }
 
     /// Writes until `stop`, then takes in the outstanding answers. An error is what ended the connection, or what the server
@@ -100,11 +112,11 @@ impl Writer {
             Shape::Pages { depth, .. } | Shape::PagesAndHoles { depth, .. } => depth,
             Shape::Journal => 1,
         };
-        let mut outstanding: BTreeMap<Cookie, (Asked, Instant)> = BTreeMap::new();
+        let mut outstanding = Outstanding::new();
         loop {
             let stopping = stop.load(Ordering::Relaxed);
             while !stopping && outstanding.len() < depth {
-                let (cookie, asked) = self.ask(client)?;
+                let (cookie, asked) = self.ask(client, &outstanding)?;
                 outstanding.insert(cookie, (asked, Instant::now()));
             }
             if outstanding.is_empty() {
@@ -116,9 +128,9 @@ impl Writer {
             let took_us = since.elapsed().as_micros() as u64;
             meter.longest_us.fetch_max(took_us, Ordering::Relaxed);
             match asked {
-                Asked::Write { seq, bytes, fua } => {
+                Asked::Write { seq, blocks, fua } => {
                     self.oracle.write_done(seq, fua);
-                    meter.write_done(bytes, took_us);
+                    meter.write_done((blocks.end - blocks.start) * BLOCK as u64, took_us);
                 }
                 Asked::Flush { covers } => {
                     self.oracle.flush_done(covers);
@@ -128,7 +140,7 @@ impl Writer {
         }
     }
 
-    fn ask(&mut self, client: &mut Client) -> Result<(Cookie, Asked), NbdError> {
+    fn ask(&mut self, client: &mut Client, outstanding: &Outstanding) -> Result<(Cookie, Asked), NbdError> {
         let flush_every = match self.shape {
             Shape::Pages { flush_every, .. } | Shape::PagesAndHoles { flush_every, .. } => flush_every,
             Shape::Journal => 1,
@@ -139,33 +151,45 @@ impl Writer {
             return Ok((client.submit(Request::Flush)?, Asked::Flush { covers }));
         }
         self.since_flush += 1;
-        let range = self.oracle.blocks();
-        let length = match self.shape {
-            Shape::Journal => 1 + self.rng.below(2),
-            _ => 1 + self.rng.below(4),
-        };
-        let first = match self.shape {
-            Shape::Journal if self.next_block + length > range.end => range.start,
-            Shape::Journal => self.next_block,
-            _ => range.start + self.rng.below(range.end - range.start - length + 1),
-        };
-        self.next_block = first + length;
-        let (offset, bytes) = (first * BLOCK as u64, length * BLOCK as u64);
+        let blocks = self.choose(outstanding);
+        let (offset, length) = (blocks.start * BLOCK as u64, (blocks.end - blocks.start) as u32 * BLOCK as u32);
         let fua = !matches!(self.shape, Shape::Journal) && self.rng.below(16) == 0;
         let holes = matches!(self.shape, Shape::PagesAndHoles { .. }) && self.rng.below(8) == 0;
         if holes {
-            let seq = self.oracle.zero(first..first + length);
-            // At most four blocks.
-            let length = bytes as u32;
+            let seq = self.oracle.zero(blocks.clone());
             let request = match self.rng.below(3) {
                 0 => Request::Trim { offset, length, fua },
                 n => Request::WriteZeroes { offset, length, fua, no_hole: n == 1 },
             };
-            return Ok((client.submit(request)?, Asked::Write { seq, bytes, fua }));
+            return Ok((client.submit(request)?, Asked::Write { seq, blocks, fua }));
         }
-        let (seq, data) = self.oracle.write(first..first + length);
+        let (seq, data) = self.oracle.write(blocks.clone());
         let cookie = client.submit(Request::Write { offset, data: &data, fua })?;
-        Ok((cookie, Asked::Write { seq, bytes, fua }))
+        Ok((cookie, Asked::Write { seq, blocks, fua }))
+    }
+
+    /// The blocks to write next, at most four.
+    fn choose(&mut self, outstanding: &Outstanding) -> Range<u64> {
+        let range = self.oracle.blocks();
+        loop {
+            let length = match self.shape {
+                Shape::Journal => 1 + self.rng.below(2),
+                _ => 1 + self.rng.below(4),
+            };
+            let first = match self.shape {
+                Shape::Journal if self.next_block + length > range.end => range.start,
+                Shape::Journal => self.next_block,
+                _ => range.start + self.rng.below(range.end - range.start - length + 1),
+            };
+            let blocks = first..first + length;
+            let meets = |(asked, _): &(Asked, Instant)| matches!(asked, Asked::Write { blocks: b, .. } if b.start < blocks.end && blocks.start < b.end);
+            // What is outstanding is a small part of the range.
+            if self.apart && outstanding.values().any(meets) {
+                continue;
+            }
+            self.next_block = blocks.end;
+            return blocks;
+        }
     }
 
     /// The bytes of this writer's blocks, as the server has them.

@@ -187,7 +187,8 @@ fn our_client_and_the_load_work_with_qemu_nbd() {
     let refusal = Client::connect(&address, "foo", PATIENCE).err().expect("another export");
     assert!(refusal.to_string().contains("refuses the export \"foo\""), "{refusal}");
     let (stop, meter) = (AtomicBool::new(false), Meter::default());
-    let mut all = writers(12_288, seed("our_client_and_the_load_work_with_qemu_nbd"));
+    let all = writers(12_288, seed("our_client_and_the_load_work_with_qemu_nbd"));
+    let mut all: Vec<Writer> = all.into_iter().map(Writer::apart).collect();
     let run = |writer: &mut Writer| {
         let mut client = Client::connect(&address, VOLUME, PATIENCE).expect("a connection");
         writer.run(&mut client, &stop, &meter).expect("a server that goes on");

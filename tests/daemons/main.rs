@@ -4,8 +4,13 @@
 mod clients;
 mod common;
 mod demo;
+mod divergence;
+mod full_disk;
 mod garbage;
 mod holes;
+mod overflow;
 mod pair;
 mod refusals;
+mod resync_kills;
 mod three;
+mod verify;

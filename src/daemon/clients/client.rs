@@ -18,6 +18,9 @@ const REQUEST_HEAD: usize = 28;
 /// Heads received at once from a client that reads.
 const HEADS: usize = 32;
 
+/// Most writes received at once.
+const WRITES: usize = 32;
+
 /// Bytes of writes received at once beside the one that is awaited.
 const GUESS_BYTES: usize = 256 << 10;
 
@@ -57,6 +60,8 @@ pub struct Client {
     /// What the next ones are collected in.
     spare: ReplyBuf,
     sending: Option<u64>,
+    /// Writes that the last receive had room for and brought, about: the next one is planned for a few more.
+    brought: usize,
     /// Length of the last write: the next one will most likely be as long. 0 after anything else.
     last_write: usize,
 }
@@ -80,6 +85,7 @@ impl Client {
             spare: ReplyBuf::new(),
             sending: None,
             last_write: 0,
+            brought: 0,
         };
         for output in outputs {
             if let Output::Send(bytes) = output {
@@ -132,7 +138,11 @@ impl Client {
         } else if slot > GUESS_BYTES {
             Ahead::Bytes(REQUEST_HEAD)
         } else {
-            Ahead::Slots { head: REQUEST_HEAD, slot, count: (GUESS_BYTES / slot).clamp(1, 16) }
+            Ahead::Slots {
+                head: REQUEST_HEAD,
+                slot,
+                count: (GUESS_BYTES / slot).min(self.brought + 2).clamp(1, WRITES),
+            }
         };
         self.inbox.plan(ahead).into_op(self.socket.clone())
     }
@@ -140,6 +150,7 @@ impl Client {
     /// Takes back a receive that brought `n` bytes.
     pub fn received(&mut self, op: Op, n: usize) {
         let Op::Recv { bufs, areas, .. } = op else { unreachable!("only receives are received") };
+        self.brought = n / (REQUEST_HEAD + self.last_write.max(1));
         self.inbox.received(bufs, &areas, n);
     }
 

@@ -14,7 +14,7 @@ use super::net::{ListenError, Listener, close_abruptly, end_receiving, nodelay, 
 use super::ring::{Address, Op};
 use crate::config::Settings;
 use crate::core::hello::Hello;
-use crate::core::{Event, NodeConfig, NodeId, PeerMsg, SessionId, Time};
+use crate::core::{Event, Mode, NodeConfig, NodeId, PeerMsg, SessionId, Time};
 use conn::{Conn, State};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -135,10 +135,16 @@ impl Peers {
         self.sessions.get(&peer).filter(|(s, _)| *s == session).map(|(_, id)| *id)
     }
 
-    /// Hands what is queued to the ring.
-    pub fn flush(&mut self, hub: &mut Hub) {
+    /// Hands what is queued for peers of this mode to the ring; those who have not said who they are count as async.
+    pub fn flush(&mut self, mode: Mode, hub: &mut Hub) {
         for (id, conn) in &mut self.conns {
-            if let Some(op) = conn.outbox.next(&conn.socket) {
+            let of = match conn.state {
+                State::Session { peer, .. } => self.node.nodes[usize::from(peer.0)].mode,
+                _ => Mode::Async,
+            };
+            if of == mode
+                && let Some(op) = conn.outbox.next(&conn.socket)
+            {
                 hub.peer(PeerTag::Send(*id), op);
             }
         }

@@ -26,7 +26,8 @@ impl Side {
     }
 
     fn step(&mut self) {
-        self.peers.flush(&mut self.hub);
+        self.peers.flush(Mode::Sync, &mut self.hub);
+        self.peers.flush(Mode::Async, &mut self.hub);
         for done in completions(&mut self.hub) {
             match done.tag {
                 Tag::Peer(tag) => self.peers.completed(tag, done.op, done.result, &mut self.hub),
@@ -35,7 +36,8 @@ impl Side {
             }
         }
         self.peers.tick(&mut self.hub);
-        self.peers.flush(&mut self.hub);
+        self.peers.flush(Mode::Sync, &mut self.hub);
+        self.peers.flush(Mode::Async, &mut self.hub);
         self.events.extend(self.hub.events.drain(..));
     }
 
