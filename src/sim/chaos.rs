@@ -172,6 +172,7 @@ impl<B: Brain> World<B> {
         slot.members.clear();
         slot.seen_charter = None;
         slot.reported = None;
+        slot.held_at = None;
         slot.isolation.note(0, true);
         if power {
             slot.boot = boot;

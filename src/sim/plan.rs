@@ -142,7 +142,7 @@ impl Plan {
             },
             tells_holes: rng.coin(),
             net_delay_us: rng.pick(&[20, 200, 2000]),
-            compress: rng.per_mille(100),
+            compress: rng.per_mille(30),
             batch_us: rng.pick(&[0, 20, 200]),
             trouble_us: rng.pick(&[30_000, 100_000, 300_000, 1_000_000]),
             troubles,

@@ -32,6 +32,8 @@ pub struct Slot<B> {
     pub seen_charter: Option<((u64, u128), u64, usize, u64)>,
     /// Those who were so before that step, too: what clients were told in it is theirs to keep.
     pub stayed: Vec<NodeId>,
+    /// The newest place that it held in the lineage that it has.
+    pub held_at: Option<Pos>,
     /// What it last told anybody to be durable here.
     pub reported: Option<Pos>,
     /// Its disk has failed or been slow since its process started.

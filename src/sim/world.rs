@@ -5,7 +5,7 @@ use super::brain::Brain;
 use super::client::Client;
 use super::disk::SimDisk;
 use super::invariants::durability::Durability;
-use super::invariants::{Violation, broken, order, records};
+use super::invariants::{Violation, broken, order, records, salvage};
 use super::net::{Due, Lane, Net};
 use super::operator::Orders;
 use super::plan::{Plan, name};
@@ -168,6 +168,7 @@ impl<B: Brain> World<B> {
             isolation: Default::default(),
             members: Vec::new(),
             seen_charter: None,
+            held_at: None,
             reported: None,
             stayed: Vec::new(),
             impaired: false,
@@ -345,6 +346,7 @@ impl<B: Brain> World<B> {
         brain.poll(clock);
         self.take_accepted(node)?;
         self.learn_members(node)?;
+        self.check_orphans(node)?;
         while let Some(action) = self.slots[node.0 as usize].brain.as_mut().and_then(Brain::next_action) {
             self.act(node, action)?;
         }
@@ -593,6 +595,28 @@ impl<B: Brain> World<B> {
         }
         let holders = [node].into_iter().chain(others);
         self.durability.promise(holders, promise.kept, promise.durable, &self.truth);
+        Ok(())
+    }
+
+    /// A node that has taken over another lineage has set aside what only it held (invariant 6).
+    fn check_orphans(&mut self, node: NodeId) -> Result<(), Violation> {
+        let slot = &mut self.slots[node.0 as usize];
+        let Some(brain) = &slot.brain else { return Ok(()) };
+        let Some(term) = brain.lineage().last().map(|t| t.id) else { return Ok(()) };
+        let now = Pos { term, lsn: brain.marks().accepted };
+        match slot.held_at {
+            Some(before) if before.term == term => {
+                slot.held_at = Some(Pos { lsn: before.lsn.max(now.lsn), ..now });
+                return Ok(());
+            }
+            None => slot.held_at = Some(now),
+            Some(before) => {
+                slot.held_at = Some(now);
+                self.truth.learn(brain.lineage()).map_err(|e| broken("4 records", e))?;
+                let orphans = salvage::check(node, before, term, &slot.disk, &self.truth)?;
+                self.counts.add("orphaned blocks found in a salvage", orphans);
+            }
+        }
         Ok(())
     }
 

@@ -102,11 +102,17 @@ impl SimDisk {
         if length == PAGE && offset.is_multiple_of(PAGE) {
             return self.parts.get(&part).and_then(|state| state.page(offset / PAGE)).unwrap_or_else(zero_page);
         }
-        let mut out = BufMut::zeroed(length as usize);
-        if let Some(state) = self.parts.get(&part) {
-            state.read(offset, &mut out);
+        let mut out = BufMut::uninit(length as usize);
+        match self.parts.get(&part) {
+            Some(state) => state.read(offset, &mut out),
+            None => out.fill(0),
         }
         out.freeze()
+    }
+
+    /// Bytes of a part, 0 if it does not exist.
+    pub fn size(&self, part: Part) -> u64 {
+        self.parts.get(&part).map_or(0, |state| state.size)
     }
 
     /// Turns bits of a byte over, for good: the medium has rotted.
@@ -226,7 +232,7 @@ impl SimDisk {
         if !self.flights.values().any(races) {
             return self.peek(part, offset, length);
         }
-        let mut out = BufMut::zeroed(length as usize);
+        let mut out = BufMut::uninit(length as usize);
         let atom = self.mood.atom as usize;
         self.part(part).read(offset, &mut out);
         for flight in self.flights.values().filter(|f| races(f)) {

@@ -8,6 +8,7 @@ pub mod durability;
 pub mod isolation;
 pub mod order;
 pub mod records;
+pub mod salvage;
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
