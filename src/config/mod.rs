@@ -54,6 +54,8 @@ pub struct Resource {
     pub memory: u64,
     /// Bytes sent to one peer and not yet confirmed.
     pub window: u64,
+    /// Without room for a history a resync may overwrite a replica in place.
+    pub allow_invalid: bool,
     pub heartbeat_ms: u64,
     pub flush_ms: u64,
     pub apply_ms: u64,
@@ -78,6 +80,8 @@ pub struct Node {
     pub log: PathBuf,
     /// Bytes; a multiple of 4096.
     pub log_size: u64,
+    /// Bytes that the history of a resync may take.
+    pub history_size: u64,
     /// One per volume, in the order of [`Config::volumes`].
     pub stores: Vec<PathBuf>,
     pub nbd: Vec<NbdListen>,

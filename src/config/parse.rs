@@ -25,6 +25,10 @@ const TIB: u64 = 1 << 40;
 const VOLUME_SIZE: RangeInclusive<u64> = 4 * KIB..=1024 * TIB;
 const LOG_SIZE: RangeInclusive<u64> = 16 * MIB..=16 * TIB;
 const LOG_SIZE_DEFAULT: u64 = 256 * MIB;
+/// Less has no room for the notes of a gap.
+const HISTORY_SIZE: RangeInclusive<u64> = MIB..=1024 * TIB;
+/// As much as there is room for.
+const HISTORY_SIZE_DEFAULT: u64 = 1024 * TIB;
 /// A request of an NBD client can hold 32 MiB by itself, and there must be room for the next.
 const MEMORY: RangeInclusive<u64> = 64 * MIB..=64 * GIB;
 const MEMORY_DEFAULT: u64 = 128 * MIB;
@@ -38,7 +42,7 @@ const FLUSH_MS: RangeInclusive<u64> = 1..=60_000;
 const APPLY_MS: RangeInclusive<u64> = 1..=600_000;
 
 const TOP_FIELDS: [&str; 3] = ["resource", "volume", "node"];
-const RESOURCE_FIELDS: [&str; 12] = [
+const RESOURCE_FIELDS: [&str; 13] = [
     "name",
     "mode",
     "stall_ms",
@@ -50,9 +54,11 @@ const RESOURCE_FIELDS: [&str; 12] = [
     "heartbeat_ms",
     "flush_ms",
     "apply_ms",
+    "allow_invalid",
     "insecure",
 ];
-const NODE_FIELDS: [&str; 9] = ["mode", "address", "dir", "log", "log_size", "store", "nbd", "control", "insecure"];
+const NODE_FIELDS: [&str; 10] =
+    ["mode", "address", "dir", "log", "log_size", "history_size", "store", "nbd", "control", "insecure"];
 
 /// Validates the text of a file. `file` is only for messages; nothing is read.
 pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
@@ -120,6 +126,7 @@ fn resource(file: &Path, table: &Table<'_>) -> Result<Resource, ConfigError> {
         block_size: table.get("block_size").map_or(Ok(4096), |v| block_size(&v))?,
         memory,
         window,
+        allow_invalid: flag(table, "allow_invalid")?,
         heartbeat_ms: milliseconds(table, "heartbeat_ms", HEARTBEAT_MS, 200)?,
         flush_ms: milliseconds(table, "flush_ms", FLUSH_MS, 100)?,
         apply_ms: milliseconds(table, "apply_ms", APPLY_MS, 1000)?,
@@ -199,6 +206,7 @@ fn node(name: String, table: &Table<'_>, defaults: &NodeDefaults<'_>) -> Result<
     Ok(Node {
         mode: mode(table)?.unwrap_or(defaults.mode),
         log_size: size(table, "log_size", LOG_SIZE, LOG_SIZE_DEFAULT)?,
+        history_size: size(table, "history_size", HISTORY_SIZE, HISTORY_SIZE_DEFAULT)?,
         stores: stores(table, &dir, defaults.volumes)?,
         nbd: listeners(table, &dir, insecure)?,
         name,

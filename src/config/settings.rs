@@ -4,6 +4,7 @@ use super::address::NbdListen;
 use super::error::ConfigError;
 use super::suggest::nearest;
 use super::{Config, Node};
+use crate::core::config::TABLES;
 use crate::core::{Incarnation, NodeConfig, NodeId, NodeSpec, VolumeSpec};
 use std::io;
 use std::net::SocketAddr;
@@ -89,6 +90,9 @@ fn core_config(config: &Config, me: NodeId, node: &Node) -> Result<NodeConfig, C
         heartbeat_ms: resource.heartbeat_ms,
         memory: resource.memory,
         window: resource.window,
+        tables: TABLES,
+        history_size: node.history_size,
+        allow_invalid: resource.allow_invalid,
         flush_ms: resource.flush_ms,
         apply_ms: resource.apply_ms,
         incarnation: Incarnation(random()?),

@@ -50,8 +50,10 @@ pub enum IoOp {
     /// Answered by [`IoData::Extent`]: the first run of data (not a hole) at or after `offset`. What cannot tell answers
     /// with everything from `offset` to the end.
     NextData { offset: u64 },
-    /// Cuts a growing part to `length` bytes, and makes that stable.
+    /// Cuts a growing part to `length` bytes, and makes that stable. Room reserved past it is given back.
     Truncate { length: u64 },
+    /// Reserves room for a growing part to become `length` bytes long, without making it longer. Answered by [`IoData::Room`].
+    Reserve { length: u64 },
 }
 
 /// What a completed I/O brought.
@@ -61,6 +63,8 @@ pub enum IoData {
     Bytes(Payload),
     /// Offset and length of a run of data, or none up to the end.
     Extent(Option<(u64, u64)>),
+    /// Bytes that the part can have now: what was asked for, or less where there is no more.
+    Room(u64),
 }
 
 /// A failed I/O: the part's errno, for people and for the event stream.
@@ -261,11 +265,17 @@ pub enum PeerMsg {
         received: Lsn,
         durable: Lsn,
     },
+    /// A piece (`core::runs`) of what the passive needs whatever the active changed: what changed on its own side since the
+    /// fork (R4), and every block with undo (R3). The next one follows `LacksTaken`.
+    Lacks {
+        piece: Vec<u8>,
+    },
+    LacksTaken,
     /// The passive needs the contents of whatever changed after `since`, the last record that both lineages share, and
-    /// of `extents`: what changed on its own side since (R4), and every block with undo (R3).
+    /// of what it has listed; or of everything.
     ReadyResync {
         since: Lsn,
-        extents: Vec<Extent>,
+        everything: bool,
     },
     /// Records in order, and the watermarks of the active.
     Append {
@@ -282,9 +292,11 @@ pub enum PeerMsg {
     CharterAck {
         version: u64,
     },
-    /// Contents follow for about `bytes` bytes.
+    /// Contents follow: about so many bytes in so many runs (R1); with `whole` also zeros wherever there are none.
     ResyncBegin {
         bytes: u64,
+        runs: u64,
+        whole: bool,
     },
     /// Contents of blocks, as write and discard records whose lsn means nothing.
     ResyncData {

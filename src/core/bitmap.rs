@@ -4,6 +4,7 @@
 use super::api::*;
 use super::dirty::DirtySet;
 use super::node::{Node, Purpose};
+use super::runs::piece_record;
 use super::types::*;
 use crate::buf::Payload;
 use crate::format::batch::{self, BatchFields, TermRef};
@@ -71,10 +72,10 @@ impl Chain {
 }
 
 impl Bitmap {
-    /// No bits, complete for everyone who holds what there is up to `from`.
-    pub fn new(sizes: &[u64], stream: u128, from: Lsn) -> Bitmap {
+    /// No bits, complete for everyone who holds what there is up to `from`; `bits` is an empty set.
+    pub fn new(bits: DirtySet, stream: u128, from: Lsn) -> Bitmap {
         let list = Chain::start(stream);
-        Bitmap { bits: DirtySet::new(sizes), from, newest: Lsn(0), half: 0, stream, list, folded: 0 }
+        Bitmap { bits, from, newest: Lsn(0), half: 0, stream, list, folded: 0 }
     }
 
     /// What recovery read.
@@ -95,14 +96,12 @@ impl Bitmap {
         }
     }
 
-    /// Takes in ranges of dropped records, and gives what makes that durable: offset in the current half, and bytes.
-    fn list_extents(&mut self, extents: &[Extent], newest: Lsn) -> (u64, Vec<Payload>) {
-        for extent in extents {
-            self.bits.add(*extent);
-        }
+    /// Takes in what dropped records changed, and gives what makes that durable: offset in the current half, and bytes.
+    fn list(&mut self, changed: &DirtySet, newest: Lsn) -> (u64, Vec<Payload>) {
+        self.bits.add_all(changed);
         self.newest = self.newest.max(newest);
         let offset = self.list.address;
-        (offset, self.list.append(self.stream, NO_TERM, &mut as_records(extents)))
+        (offset, self.list.append(self.stream, NO_TERM, &mut as_records(changed)))
     }
 
     /// Starts the other half with all bits in it. The superblock switches to it once it is written.
@@ -110,8 +109,7 @@ impl Bitmap {
         self.half ^= 1;
         self.stream = stream;
         self.list = Chain::start(stream);
-        let extents: Vec<Extent> = self.bits.extents().collect();
-        let bufs = self.list.append(stream, NO_TERM, &mut as_records(&extents));
+        let bufs = self.list.append(stream, NO_TERM, &mut as_records(&self.bits));
         self.folded = self.list.address;
         bufs
     }
@@ -119,18 +117,9 @@ impl Bitmap {
 
 const NO_TERM: TermRef = TermRef { number: 0, id: TermId(0) };
 
-/// A list holds ranges as records without payload.
-fn as_records(extents: &[Extent]) -> Vec<Record> {
-    let record = |e: &Extent| Record {
-        lsn: Lsn(0),
-        volume: e.volume,
-        kind: Kind::Discard,
-        offset: e.offset,
-        length: e.length,
-        crc: 0,
-        payload: Payload::empty(),
-    };
-    extents.iter().map(record).collect()
+/// A list holds sets as records whose payloads are packed runs.
+fn as_records(set: &DirtySet) -> Vec<Record> {
+    set.pieces().map(|piece| piece_record(&piece)).collect()
 }
 
 /// Batches on their way out of the ring.
@@ -143,6 +132,11 @@ pub struct Reclaim {
 }
 
 impl Node {
+    /// An empty set of what a peer lacks, within its share of the memory.
+    pub(super) fn new_bits(&self) -> DirtySet {
+        DirtySet::bounded(&self.volume_sizes(), self.cfg.bits_limit())
+    }
+
     /// What a peer surely holds, in this node's lineage, for as long as it keeps its disks.
     fn surely_durable(&self, node: NodeId) -> Lsn {
         let peer = &self.peers[node.0 as usize];
@@ -160,12 +154,13 @@ impl Node {
         let checkpointed = self.superblock.checkpoint();
         let held = self.log.held();
         let mut last = Lsn(0);
-        for entry in self.log.entries() {
-            let freed = entry.start.address + entry.bytes - self.log.tail().address;
-            if entry.last() > checkpointed || held - freed < size / 3 {
+        for unit in self.log.units() {
+            let freed = unit.end - self.log.tail().address;
+            let enough = last > Lsn(0) && held - freed < size / 3;
+            if unit.last > checkpointed || enough {
                 break;
             }
-            last = entry.last();
+            last = unit.last;
         }
         if last == Lsn(0) {
             return;
@@ -192,14 +187,14 @@ impl Node {
         }
         // Once there are bits they stay complete from `from` on, whatever the peer has reported since.
         let after = if first_bits { known } else { known.min(bitmap.newest) };
-        let extents: Vec<Extent> =
-            self.log.extents_after(after).take_while(|(lsn, _)| *lsn <= last).map(|(_, e)| e).collect();
+        let mut changed = self.new_bits();
+        self.log.changed(after, last).for_each(|e| changed.add(e));
         if first_bits {
             let peer = self.cfg.name(node).to_string();
             self.notice(super::notice::Notice::LogOverflow { peer });
         }
-        self.missed_by(node, last, &extents);
-        let (offset, bufs) = self.bitmaps[at].list_extents(&extents, last);
+        self.missed_by(node, last, &changed);
+        let (offset, bufs) = self.bitmaps[at].list(&changed, last);
         let half = self.bitmaps[at].half;
         self.write_list(node, half, offset, bufs);
         let list = self.bitmaps[at].list.address;
@@ -235,7 +230,7 @@ impl Node {
             return;
         }
         let Some(up_to) = self.reclaim.up_to.take() else { return };
-        while self.log.entries().next().is_some_and(|e| e.last() <= up_to) {
+        while self.log.units().next().is_some_and(|unit| unit.last <= up_to) {
             self.log.drop_oldest();
         }
         self.persist(super::superblock::Then::Nothing);
@@ -251,11 +246,10 @@ impl Node {
 
     /// After a resync the past is another one: nobody's bits are known, and everyone starts from here.
     pub(super) fn forget_bitmaps(&mut self, position: Lsn) {
-        let sizes = self.volume_sizes();
         for node in self.cfg.peers() {
             let stream = self.draw_id();
             let half = self.bitmaps[node.0 as usize].half ^ 1;
-            let bitmap = Bitmap { half, ..Bitmap::new(&sizes, stream, position) };
+            let bitmap = Bitmap { half, ..Bitmap::new(self.new_bits(), stream, position) };
             self.bitmaps[node.0 as usize] = bitmap;
             self.peers[node.0 as usize].known = Lsn(0);
         }

@@ -284,8 +284,8 @@ impl Node {
         if !unreachable.is_empty() {
             return Err(Refusal::Unreachable { peers: unreachable });
         }
-        if self.gap.as_ref().is_some_and(|g| g.rollback.is_none()) {
-            return Err(Refusal::NoImage);
+        if let Some(gap) = self.gap.as_ref().filter(|g| g.state.rollback.is_none()) {
+            return Err(if gap.state.overwritten_in.is_some() { Refusal::Overwritten } else { Refusal::NoImage });
         }
         let founded = self.charter.generation != (0, 0);
         if founded && !forced && self.charter.member(self.cfg.my_name()).is_none() {
@@ -308,6 +308,9 @@ impl Node {
     /// Records that a connected peer of the same lineage holds past this node's end.
     fn ahead_of_me(&self, node: NodeId, hello: &super::hello::Hello) -> Option<u64> {
         use super::lineage::Relation;
+        if hello.gap.is_some_and(|g| g.rollback.is_none()) {
+            return None; // It holds no image, whatever it has received.
+        }
         let received = hello.received.max(self.peers[node.0 as usize].received);
         match self.lineage.relation(self.log.end(), &hello.lineage, received) {
             // It descends from this node's end: everything past the fork is missing here.
@@ -334,7 +337,7 @@ impl Node {
             Kind::Promote { opened, .. } => {
                 if !opened && self.gap.is_some() {
                     if self.resync_ios == 0 {
-                        self.start_rollback();
+                        self.start_rollback(false);
                     }
                 } else if !opened && self.rollback.is_none() && self.log.is_settled() && self.store.is_resting() {
                     self.open_term();

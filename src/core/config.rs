@@ -41,6 +41,12 @@ pub struct NodeConfig {
     pub memory: u64,
     /// Data sent to one peer and not yet confirmed: at most about this many bytes.
     pub window: u64,
+    /// Memory for what tells which blocks changed, in bytes: the index of the log, the bits of all peers, the undo's.
+    pub tables: u64,
+    /// Bytes that the history may take, at most.
+    pub history_size: u64,
+    /// Without room for a history a resync may overwrite this replica in place (contract 3).
+    pub allow_invalid: bool,
     /// The log flushes by itself after this long (L3).
     pub flush_ms: u64,
     /// Committed records are applied to the store at the latest after this long.
@@ -51,7 +57,31 @@ pub struct NodeConfig {
     pub boot: u128,
 }
 
+/// What [`NodeConfig::tables`] is where nobody says otherwise.
+pub const TABLES: u64 = 24 << 20;
+
 impl NodeConfig {
+    /// Memory for the index of the log.
+    pub fn index_limit(&self) -> u64 {
+        self.tables / 4
+    }
+
+    /// Memory for the bits of one peer, and for a pass over what it lacks.
+    pub fn bits_limit(&self) -> u64 {
+        self.tables / 4 / (self.nodes.len() as u64 - 1).max(1)
+    }
+
+    /// Memory for what changed on this side since a fork.
+    pub fn changed_limit(&self) -> u64 {
+        self.tables / 8
+    }
+
+    /// Bytes of a block of undo: as small as lets the bits of all of them fit, and no longer than a record.
+    pub fn undo_grain(&self) -> u64 {
+        let sizes: Vec<u64> = self.volumes.iter().map(|v| v.size).collect();
+        super::dirty::DirtySet::grain_within(&sizes, self.tables / 4).min(crate::format::batch::MAX_RECORD_BYTES)
+    }
+
     /// The name of a node.
     pub fn name(&self, node: NodeId) -> &str {
         &self.nodes[node.0 as usize].name

@@ -226,3 +226,84 @@ fn a_run_from_within_a_block_is_as_long_as_allowed_across_chunks() {
     // 512 bytes of the first block and one whole block, not one byte less.
     assert_eq!(set.next((VolumeId(0), from), 4096 + 512), Some(extent(0, from, 512 + 4096)));
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+    /// A set with a limit holds all that one without holds, and stays within it, whatever is taken out meanwhile.
+    #[test]
+    fn a_limit_errs_to_dirty(ops in prop::collection::vec((any::<bool>(), extents()), 1..40), limit in 400..20_000u64) {
+        let mut exact = DirtySet::new(&SIZES);
+        let mut bounded = DirtySet::bounded(&SIZES, limit);
+        for (add, extent) in ops {
+            if add {
+                exact.add(extent);
+                bounded.add(extent);
+            } else {
+                exact.remove(extent);
+                bounded.remove(extent);
+            }
+            let floor = SIZES.len() as u64 * (CHUNK_COST + WORDS as u64 * 8);
+            prop_assert!(bounded.memory() <= limit.max(floor) + WORDS as u64 * 8, "{bounded:?}: {}", bounded.memory());
+            let held: u64 = bounded.chunks.values().map(Chunk::cost).sum();
+            prop_assert_eq!(bounded.memory(), held);
+            for run in exact.extents() {
+                let blocks = (run.offset..run.offset + run.length).step_by(DIRTY_BLOCK as usize);
+                prop_assert!(blocks.step_by(97).all(|at| bounded.contains(run.volume, at)), "{run:?}");
+                prop_assert!(bounded.contains(run.volume, run.offset + run.length - 1), "{run:?}");
+            }
+            prop_assert_eq!(bounded.bytes(), bounded.extents().map(|e| e.length).sum::<u64>());
+            prop_assert!(bounded.runs() as usize >= bounded.extents().count());
+        }
+    }
+
+    /// All of it is given out, in pieces that are no longer than asked for, even where blocks are.
+    #[test]
+    fn everything_is_taken_out_piece_by_piece(list in prop::collection::vec(extents(), 1..10), limit in 300..3000u64) {
+        let mut set = DirtySet::bounded(&SIZES, limit);
+        list.into_iter().for_each(|e| set.add(e));
+        let expected: Vec<Extent> = set.extents().collect();
+        let (mut cursor, mut run, mut seen) = ((VolumeId(0), 0), None, DirtySet::of_grain(&SIZES, set.grain()));
+        let mut bytes = 0;
+        while let Some(piece) = set.take(&mut cursor, &mut run, 64 << 20) {
+            prop_assert!(piece.length <= 64 << 20);
+            bytes += piece.length;
+            seen.add(piece);
+        }
+        prop_assert!(set.is_empty());
+        prop_assert_eq!(bytes, expected.iter().map(|e| e.length).sum::<u64>());
+        prop_assert_eq!(seen.extents().collect::<Vec<_>>(), expected);
+    }
+}
+
+/// Issue 2: ten million blocks all over 8 TiB, and any volume however large.
+#[test]
+fn scattered_blocks_take_bounded_memory() {
+    const LIMIT: u64 = 6 << 20;
+    for (size, blocks) in [(8u64 << 40, 1_000_000), (8 << 40, 10_000_000), (1 << 50, 3_000_000)] {
+        let mut set = DirtySet::bounded(&[size], LIMIT);
+        let mut numbers = 1u64;
+        for _ in 0..blocks {
+            numbers = numbers.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            set.add(extent(0, (numbers >> 8) % (size / 4096) * 4096, 4096));
+        }
+        println!("{blocks} blocks in {} TiB: {} KiB, blocks of {} KiB", size >> 40, set.memory >> 10, set.grain >> 10);
+        assert!(set.memory() <= LIMIT, "{} bytes", set.memory());
+    }
+    let mut set = DirtySet::bounded(&[1 << 50], LIMIT);
+    set.add(extent(0, 0, 1 << 50));
+    assert!(set.memory() <= LIMIT && set.bytes() == 1 << 50);
+}
+
+#[test]
+fn the_grain_of_undo_lets_all_bits_fit() {
+    let limit = 6 << 20;
+    assert_eq!(DirtySet::grain_within(&[1 << 37], limit), 4096);
+    let grain = DirtySet::grain_within(&[1 << 42, 1 << 30], limit);
+    assert_eq!(grain, 128 << 10);
+    let mut set = DirtySet::of_grain(&[1 << 42, 1 << 30], grain);
+    for block in (0..1u64 << 42).step_by(2 * grain as usize) {
+        set.add(extent(0, block, grain));
+    }
+    assert!(set.memory() <= limit, "{} bytes", set.memory());
+}

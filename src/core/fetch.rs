@@ -3,7 +3,7 @@
 
 use super::api::*;
 use super::hello::Hello;
-use super::log::read_back;
+use super::log_index::{Look, Place};
 use super::node::{Node, Purpose};
 use super::peer::Link;
 use super::source::frame;
@@ -40,22 +40,33 @@ impl Node {
             return self.send_tail(node, session, records);
         }
         match self.log.locate(from) {
-            Some((offset, entry)) => {
-                let length = entry.bytes;
-                let purpose = Purpose::Tail { peer: node, session, from };
-                self.io(purpose, Part::Log, IoOp::Read { offset, length });
-            }
+            Some(place) => self.tail_from(node, session, from, place),
             None => self.send_tail(node, session, Vec::new()),
         }
     }
 
-    pub(super) fn tail_read(&mut self, node: NodeId, session: SessionId, from: Lsn, result: Result<IoData, IoError>) {
-        let mut records = match (&result, self.log.locate(from)) {
-            (Ok(IoData::Bytes(body)), Some((_, entry))) => read_back(entry, body).unwrap_or_default(),
-            _ => Vec::new(),
+    fn tail_from(&mut self, node: NodeId, session: SessionId, from: Lsn, place: Place) {
+        let op = self.log.read_of(&place);
+        self.io(Purpose::Tail { peer: node, session, from, place }, Part::Log, op);
+    }
+
+    pub(super) fn tail_read(
+        &mut self,
+        node: NodeId,
+        session: SessionId,
+        from: Lsn,
+        place: Place,
+        result: Result<IoData, IoError>,
+    ) {
+        let found = match result {
+            Ok(IoData::Bytes(body)) => self.log.look(&place, from, &body),
+            _ => Look::Lost,
         };
-        records.retain(|r| r.lsn >= from);
-        self.send_tail(node, session, records);
+        match found {
+            Look::Records(records, _) => self.send_tail(node, session, records),
+            Look::Next(place) => self.tail_from(node, session, from, place),
+            Look::Lost => self.send_tail(node, session, Vec::new()),
+        }
     }
 
     fn send_tail(&mut self, node: NodeId, session: SessionId, records: Vec<Record>) {

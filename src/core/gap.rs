@@ -3,35 +3,35 @@
 use super::api::*;
 use super::bitmap::Chain;
 use super::dirty::DirtySet;
-use super::node::{Node, Purpose};
+use super::hello::Gap;
+use super::node::{Node, Purpose, Stage};
 use super::notice::Notice;
 use super::overlay::Overlay;
+use super::runs::{PIECE_VOLUME, piece_record};
 use super::store::piece_op;
 use super::superblock::Then;
 use super::types::*;
-use super::view::zero_record;
 use crate::buf::Payload;
 use crate::format::BLOCK;
 use crate::format::batch::{self, TermRef};
+use crate::format::ring::{BatchEntry, Sink};
 
 const NO_TERM: TermRef = TermRef { number: 0, id: TermId(0) };
-
-/// In a history: a range that is to be fetched. Undo is data or a discard.
-const CHANGED: Kind = Kind::Zeroes;
 
 /// What stands between this store and a valid image.
 #[derive(Clone, Debug)]
 pub struct GapState {
-    /// Where the undo leads back to; none where there is no way back.
-    pub rollback: Option<Lsn>,
-    /// `changed` holds what this side changed after this record.
-    pub since: Lsn,
-    /// Blocks whose content at that position is in the history: the first undo wins.
+    /// What the superblock says of it.
+    pub state: Gap,
+    /// Blocks whose content at the rollback position is in the history: the first undo wins. Exact: it knows no block smaller than
+    /// `state.grain`, and undo is saved by such blocks.
     pub saved: DirtySet,
     /// What this side had changed since the fork: to be fetched whatever the source changed (R4). Noted in the history too,
     /// since the log that told it is gone.
     pub changed: DirtySet,
     pub chain: Chain,
+    /// Where the notes end and the undo begins.
+    noted: Chain,
     /// The write under way: where the chain stood before it, and what counts as saved only because of it.
     pending: Option<(Chain, Vec<Extent>)>,
     pub stream: u128,
@@ -43,16 +43,19 @@ pub struct Rollback {
     address: u64,
     writing: usize,
     flushing: usize,
+    /// The gap stays open, to be tried again when there is room; otherwise this node is about to be promoted.
+    stays: bool,
 }
 
 impl GapState {
-    pub fn new(rollback: Option<Lsn>, since: Lsn, sizes: &[u64], stream: u128) -> GapState {
+    pub fn new(state: Gap, sizes: &[u64], changed_limit: u64, stream: u128) -> GapState {
+        let chain = Chain::start(stream);
         GapState {
-            rollback,
-            since,
-            saved: DirtySet::new(sizes),
-            changed: DirtySet::new(sizes),
-            chain: Chain::start(stream),
+            state,
+            saved: DirtySet::of_grain(sizes, state.grain),
+            changed: DirtySet::bounded(sizes, changed_limit),
+            chain,
+            noted: chain,
             pending: None,
             stream,
         }
@@ -69,30 +72,76 @@ impl GapState {
         }
     }
 
-    /// What makes the list of own changes durable: offset in the history, and bytes.
-    pub fn note_changed(&mut self, extents: &[Extent]) -> (u64, Vec<Payload>) {
+    /// What makes the set of own changes durable, before there is any undo: offset in the history, and bytes.
+    pub fn note_changed(&mut self, changed: &DirtySet) -> (u64, Vec<Payload>) {
         let offset = self.chain.address;
-        extents.iter().for_each(|e| self.changed.add(*e));
-        let mut notes: Vec<Record> = extents.iter().map(|e| Record { kind: CHANGED, ..zero_record(*e) }).collect();
+        self.changed.add_all(changed);
+        let mut notes: Vec<Record> = self.changed.pieces().map(|piece| piece_record(&piece)).collect();
         let bufs = self.chain.append(self.stream, NO_TERM, &mut notes);
+        self.noted = self.chain;
         (offset, bufs)
     }
 
-    /// Takes in an entry of the history that recovery found.
-    pub fn recovered(&mut self, kind: Kind, extent: Extent) {
-        if kind == CHANGED { self.changed.add(extent) } else { self.saved.add(extent) }
+    /// What the old contents of some ranges will take of the history.
+    pub fn cost_of(&self, old: &[Record]) -> u64 {
+        let headers = old.len().div_ceil(batch::MAX_RECORDS) as u64 + 2;
+        old.iter().map(batch::record_bytes).sum::<u64>() + headers * BLOCK as u64
     }
 
     /// What makes the old contents of some ranges durable: offset in the history, and bytes.
     pub fn save(&mut self, mut old: Vec<Record>) -> (u64, Vec<Payload>) {
         let offset = self.chain.address;
-        let extent = |r: &Record| Extent { volume: r.volume, offset: r.offset, length: r.length };
-        let extents: Vec<Extent> = old.iter().map(extent).collect();
+        let extents: Vec<Extent> = old.iter().map(Record::extent).collect();
         extents.iter().for_each(|e| self.saved.add(*e));
         self.pending = Some((self.chain, extents));
         let bufs = self.chain.append(self.stream, NO_TERM, &mut old);
         (offset, bufs)
     }
+
+    /// The next piece of what is to be fetched whatever the source changed.
+    pub fn lacks(&self, at: &mut LacksAt) -> Option<Vec<u8>> {
+        self.changed.piece(&mut at.changed).or_else(|| self.saved.piece(&mut at.saved))
+    }
+}
+
+/// How far the list of what is to be fetched has been told.
+#[derive(Clone, Copy, Debug)]
+pub struct LacksAt {
+    changed: Option<(VolumeId, u64)>,
+    saved: Option<(VolumeId, u64)>,
+}
+
+impl LacksAt {
+    pub fn start() -> LacksAt {
+        LacksAt { changed: Some((VolumeId(0), 0)), saved: Some((VolumeId(0), 0)) }
+    }
+}
+
+/// Takes in a history that recovery walks.
+impl Sink for GapState {
+    fn push(&mut self, batch: BatchEntry, body: &Payload) {
+        let mut is_note = self.saved.is_empty();
+        for meta in &batch.metas {
+            let range = Extent { volume: meta.volume, offset: meta.offset, length: meta.length };
+            if meta.volume != PIECE_VOLUME {
+                is_note = false;
+                self.saved.add(range);
+                continue;
+            }
+            let at = meta.payload_at as usize;
+            // The walk has checked that the payload is there.
+            if self.changed.add_piece(&body[at..at + meta.length as usize]).is_err() {
+                self.state.everything = true;
+            }
+        }
+        if is_note && let Ok((header, _)) = batch::decode_header(body) {
+            let address = batch.start.address + batch.bytes;
+            self.noted = Chain { address, prev_crc: header.crc, next: batch.last().next() };
+        }
+    }
+
+    /// Only the end of a history can be torn, and what is torn protects nothing: the store is written after it.
+    fn void_from(&mut self, _first: Lsn) {}
 }
 
 impl Node {
@@ -100,11 +149,21 @@ impl Node {
         self.cfg.volumes.iter().map(|v| v.size).collect()
     }
 
-    /// Begins to put the undo back; a promotion waits for it.
-    pub(super) fn start_rollback(&mut self) {
+    /// Begins to put the undo back; a promotion waits for it, and closes the gap by it.
+    pub(super) fn start_rollback(&mut self, stays: bool) {
         if self.rollback.is_none() {
-            self.rollback = Some(Rollback { address: 0, writing: 0, flushing: 0 });
+            self.rollback = Some(Rollback { address: 0, writing: 0, flushing: 0, stays });
             self.step_rollback();
+        }
+    }
+
+    /// After the history ran out the undo is put back as soon as nothing more is under way.
+    pub(super) fn poll_unwind(&mut self) {
+        if self.unwind && self.resync_ios == 0 && self.rollback.is_none() && self.fault.is_none() {
+            self.unwind = false;
+            if self.gap.as_ref().is_some_and(|g| g.state.rollback.is_some()) && self.stage == Stage::Passive {
+                self.start_rollback(true);
+            }
         }
     }
 
@@ -145,7 +204,7 @@ impl Node {
         };
         let Some(records) = records else { return self.rollback_failed(result.err()) };
         let mut undo = Overlay::new(self.cfg.volumes.len());
-        records.iter().filter(|r| r.kind != CHANGED).for_each(|r| undo.insert(r));
+        records.iter().filter(|r| r.volume != PIECE_VOLUME).for_each(|r| undo.insert(r));
         let pieces = undo.plan(Lsn(u64::MAX));
         if let Some(rollback) = &mut self.rollback {
             rollback.address += batch::batch_bytes(&records);
@@ -180,11 +239,42 @@ impl Node {
         if rollback.flushing > 0 {
             return;
         }
-        self.rollback = None;
-        let to = self.gap.take().and_then(|g| g.rollback).unwrap_or(Lsn(0));
+        let stays = rollback.stays;
+        let Some(gap) = &self.gap else { return };
+        let (to, length) = (gap.state.rollback.unwrap_or(Lsn(0)), gap.noted.address);
         self.notice(Notice::RolledBack { to: to.0 });
+        if stays {
+            return self.io(Purpose::Rewound, Part::History, IoOp::Truncate { length });
+        }
+        self.rollback = None;
+        self.gap = None;
+        self.leave_history(Then::FreeHistory);
+    }
+
+    /// The gap is closed: what the history holds is of no use once the superblock says so, and no other gap is opened on it before
+    /// it is cut.
+    pub(super) fn leave_history(&mut self, then: Then) {
         self.history_stream = self.draw_id();
-        self.persist(Then::Nothing);
+        self.resync_ios += 1;
+        self.persist(then);
+    }
+
+    /// The superblock no longer speaks of what the history holds.
+    pub(super) fn free_history(&mut self) {
+        self.io(Purpose::HistoryCut, Part::History, IoOp::Truncate { length: 0 });
+    }
+
+    /// The undo is put back and gone: the gap is as it was when it was opened.
+    pub(super) fn rewound(&mut self, result: Result<IoData, IoError>) {
+        if let Err(error) = result {
+            return self.rollback_failed(Some(error));
+        }
+        self.rollback = None;
+        let sizes = self.volume_sizes();
+        if let Some(gap) = &mut self.gap {
+            gap.saved = DirtySet::of_grain(&sizes, gap.state.grain);
+            gap.chain = gap.noted;
+        }
     }
 
     /// The way back is gone: the node does not serve.

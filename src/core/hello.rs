@@ -4,7 +4,7 @@ use super::types::*;
 use bincode::{Decode, Encode};
 
 /// The version of the peer protocol.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Who is active and who is in sync: the register of the keeper (C9 for `alone`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -49,10 +49,16 @@ impl Charter {
 /// A node's open gap: its store is between two positions (R1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Gap {
-    /// Where the undo leads back to; none where there is no way back (a fresh replica).
+    /// Where the undo leads back to; none where there is no way back: a fresh replica, or one that is overwritten in place.
     pub rollback: Option<Lsn>,
     /// What this side changed after this record is in the history.
     pub since: Lsn,
+    /// What it changed is not known any more: everything is to be compared.
+    pub everything: bool,
+    /// Bytes of a block of undo.
+    pub grain: u64,
+    /// Without a way back: the term whose contents were written over it. Another one compares everything.
+    pub overwritten_in: Option<TermId>,
 }
 
 /// First message of both sides of a session.

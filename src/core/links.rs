@@ -202,7 +202,7 @@ impl Node {
             log_from: self.log.from(),
             charter: self.charter.clone(),
             promoting: self.stage == Stage::Promoting,
-            gap: self.gap.as_ref().map(|g| super::hello::Gap { rollback: g.rollback, since: g.since }),
+            gap: self.gap.as_ref().map(|g| g.state),
         }
     }
 
@@ -229,11 +229,10 @@ impl Node {
             PeerMsg::Claim(charter) => self.claim_came(node, session, charter),
             PeerMsg::ClaimAnswer { version, granted } => self.claim_answered(node, version, granted),
             PeerMsg::TakeOver => self.take_over(node),
-            PeerMsg::ReadyResync { since, extents } => self.peer_ready_for_resync(node, since, extents),
-            PeerMsg::ResyncBegin { bytes } => {
-                let peer = self.cfg.name(node).to_string();
-                self.notice(Notice::ResyncStarted { peer, bytes });
-            }
+            PeerMsg::Lacks { piece } => self.lacks_came(node, &piece),
+            PeerMsg::LacksTaken => self.lacks_taken(node),
+            PeerMsg::ReadyResync { since, everything } => self.peer_ready_for_resync(node, since, everything),
+            PeerMsg::ResyncBegin { bytes, runs, whole } => self.contents_announced(node, bytes, runs, whole),
             PeerMsg::ResyncData { records, sent_bytes } => self.contents_came(node, records, sent_bytes),
             PeerMsg::ResyncEnd { base, until } => self.contents_ended(node, base, until),
             PeerMsg::ResyncDone { position } => self.resync_done(node, position),
@@ -403,9 +402,11 @@ impl Source {
             until: Lsn(0),
             resync_sent: 0,
             resync_acked: 0,
+            lacks: None,
             marks: VecDeque::new(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
+            behind: None,
             told_flush: Lsn(0),
             told_committed: Lsn(0),
             bytes: 0,

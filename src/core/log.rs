@@ -5,6 +5,7 @@
 //! since a stable write says nothing of the writes before it.
 
 use super::api::{IoOp, Part};
+use super::log_index::{LogIndex, Look, Place, Unit, look};
 use super::types::*;
 use crate::buf::Payload;
 use crate::format::BLOCK;
@@ -38,7 +39,7 @@ pub struct Log {
     wanted: Lsn,
     unstable_since: Option<Time>,
     unstable_bytes: u64,
-    index: VecDeque<BatchEntry>,
+    index: LogIndex,
     failed: Option<i32>,
     /// Every batch is written stable.
     always_stable: bool,
@@ -62,7 +63,7 @@ pub struct LogStart {
     pub term_number: u64,
     /// The newest valid record; all up to it are durable.
     pub end: Lsn,
-    pub index: VecDeque<BatchEntry>,
+    pub index: LogIndex,
 }
 
 impl Log {
@@ -135,7 +136,7 @@ impl Log {
 
     /// The oldest record that the ring holds; `end + 1` if it holds none.
     pub fn from(&self) -> Lsn {
-        self.index.front().map_or(self.written.next(), |e| e.start.first)
+        self.index.front().map_or(self.written.next(), |start| start.first)
     }
 
     /// The next record of the order.
@@ -162,7 +163,10 @@ impl Log {
         if self.wanted > self.durable && (self.wanted <= self.written || self.queue.is_empty()) {
             return Some(self.start_flush());
         }
-        self.start_batch(now)
+        let batch = self.start_batch(now);
+        // A full ring is emptied by what becomes durable, and a batch that has no room flushes nothing.
+        let stuck = batch.is_none() && !self.queue.is_empty() && self.durable < self.written;
+        batch.or_else(|| stuck.then(|| self.start_flush()))
     }
 
     /// When the log flushes by itself (L3).
@@ -231,7 +235,7 @@ impl Log {
         match flight {
             Flight::Write { entry, stable } => {
                 let last = entry.last();
-                self.index.push_back(entry);
+                self.index.push(&entry);
                 self.written = last;
                 if stable {
                     self.durable = last;
@@ -259,7 +263,7 @@ impl Log {
         self.wanted = self.wanted.min(end);
         self.unstable_since = None;
         self.unstable_bytes = 0;
-        cut(&mut self.index, end);
+        self.index.truncate(end);
     }
 
     /// Empties the log at a position that the store holds (the two ends of a resync). The new stream id makes everything
@@ -279,17 +283,18 @@ impl Log {
         self.unstable_bytes = 0;
     }
 
-    /// All batches that the ring holds, oldest first.
-    pub fn entries(&self) -> impl Iterator<Item = &BatchEntry> {
-        self.index.iter()
+    /// What can leave the ring, oldest first.
+    pub fn units(&self) -> impl Iterator<Item = Unit> + '_ {
+        self.index.units()
     }
 
-    /// Drops the oldest batch. Its space is reusable once `tail()` is durable in a superblock.
+    /// Drops the oldest unit. Its space is reusable once `tail()` is durable in a superblock.
     pub fn drop_oldest(&mut self) {
-        self.index.pop_front();
+        self.index.drop_front();
         let chain = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.end.next() };
         self.tail = match (self.index.front(), &self.flight) {
-            (Some(entry), _) | (None, Some(Flight::Write { entry, .. })) => entry.start,
+            (Some(start), _) => start,
+            (None, Some(Flight::Write { entry, .. })) => entry.start,
             (None, _) => ScanStart { first: self.written.next(), ..chain },
         };
     }
@@ -304,56 +309,67 @@ impl Log {
         self.reusable = self.reusable.max(address);
     }
 
-    /// The batch that holds a record, for reading it back: its place in the part, and the entry.
-    pub fn locate(&self, lsn: Lsn) -> Option<(u64, &BatchEntry)> {
-        let at = self.index.partition_point(|e| e.last() < lsn);
-        let entry = self.index.get(at).filter(|e| e.start.first <= lsn)?;
-        Some((self.geometry.offset(entry.start.address), entry))
+    /// Where a record is to be looked for.
+    pub fn locate(&self, lsn: Lsn) -> Option<Place> {
+        self.index.locate(lsn)
     }
 
-    /// Ranges of the records after `after`, oldest first.
-    pub fn extents_after(&self, after: Lsn) -> impl Iterator<Item = (Lsn, Extent)> + '_ {
-        let at = self.index.partition_point(|e| e.last() <= after);
+    /// The read of a place.
+    pub fn read_of(&self, place: &Place) -> IoOp {
+        let (offset, length) = place.read(&self.geometry);
+        IoOp::Read { offset, length }
+    }
+
+    /// Looks for `wanted` in what was read at `place`.
+    pub fn look(&self, place: &Place, wanted: Lsn, body: &Payload) -> Look {
+        match wanted < self.from() {
+            true => Look::Lost, // Dropped meanwhile.
+            false => look(&self.geometry, self.stream, place, wanted, body),
+        }
+    }
+
+    /// What the records after `after` up to `last` changed, and perhaps more.
+    pub fn changed(&self, after: Lsn, last: Lsn) -> impl Iterator<Item = Extent> + '_ {
+        let newest = self.unindexed().filter(move |(lsn, _)| *lsn > after && *lsn <= last).map(|(_, e)| e);
+        self.index.changed(after, last).chain(newest)
+    }
+
+    /// Whether a record after `after` touches the range, or might.
+    pub fn touched_since(&self, after: Lsn, extent: Extent) -> bool {
+        let overlaps = |e: &Extent| {
+            e.volume == extent.volume && e.offset < extent.offset + extent.length && extent.offset < e.offset + e.length
+        };
+        // What is not known record by record may have touched anything.
+        let known = self.index.exact_from().map_or(self.from(), |first| first) <= after.next();
+        !known
+            || self.index.newest_changed(after).any(|(_, e)| overlaps(&e))
+            || self.unindexed().any(|(lsn, e)| lsn > after && overlaps(&e))
+    }
+
+    /// Bytes that the records after `after` cover, or somewhat more.
+    pub fn covered_after(&self, after: Lsn) -> u64 {
+        let newest = self.unindexed().filter(|(lsn, _)| *lsn > after).map(|(_, e)| e.length);
+        self.index.covered_after(after) + newest.sum::<u64>()
+    }
+
+    /// Ranges of the records that are not written yet.
+    fn unindexed(&self) -> impl Iterator<Item = (Lsn, Extent)> + '_ {
         let flying = match &self.flight {
             Some(Flight::Write { entry, .. }) => Some(entry),
             _ => None,
         };
-        let indexed = self.index.range(at..).chain(flying).flat_map(entry_extents);
         let queued =
             self.queue.iter().map(|(r, _)| (r.lsn, Extent { volume: r.volume, offset: r.offset, length: r.length }));
-        indexed.chain(queued).filter(move |(lsn, _)| *lsn > after)
+        flying.into_iter().flat_map(entry_extents).chain(queued)
     }
 }
 
 /// What the records of a batch cover.
-pub fn entry_extents(entry: &BatchEntry) -> impl Iterator<Item = (Lsn, Extent)> + '_ {
+fn entry_extents(entry: &BatchEntry) -> impl Iterator<Item = (Lsn, Extent)> + '_ {
     let first = entry.start.first.0;
     entry
         .metas
         .iter()
         .enumerate()
         .map(move |(i, m)| (Lsn(first + i as u64), Extent { volume: m.volume, offset: m.offset, length: m.length }))
-}
-
-/// Takes the records after `end` out of an index.
-pub fn cut(index: &mut VecDeque<BatchEntry>, end: Lsn) {
-    while let Some(entry) = index.back_mut().filter(|e| e.last() > end) {
-        let keep = end.next().0.saturating_sub(entry.start.first.0) as usize;
-        if keep > 0 {
-            entry.metas.truncate(keep);
-            break;
-        }
-        index.pop_back();
-    }
-}
-
-/// Checks a batch that was read back, and takes its live records out without copying.
-pub fn read_back(entry: &BatchEntry, body: &Payload) -> Option<Vec<Record>> {
-    let (header, metas) = batch::decode_header(body).ok()?;
-    let same = header.fields.address == entry.start.address && header.fields.first == entry.start.first;
-    if !same || header.bytes() != body.len() as u64 || metas.len() < entry.metas.len() {
-        return None;
-    }
-    let live = &metas[..entry.metas.len()];
-    live.iter().all(|m| batch::payload_ok(m, body)).then(|| batch::records(&header, live, body))
 }

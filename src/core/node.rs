@@ -11,6 +11,7 @@ use super::gap::{GapState, Rollback};
 use super::hello::Charter;
 use super::lineage::Lineage;
 use super::log::Log;
+use super::log_index::Place;
 use super::notice::Notice;
 use super::overlay::Overlay;
 use super::peer::Peer;
@@ -60,6 +61,13 @@ pub(super) enum Purpose {
     RollbackBody,
     RollbackWrite,
     RollbackFlush,
+    /// Undo that was put back is cut off.
+    Rewound,
+    /// Room for the undo of a resync.
+    Reserve {
+        peer: NodeId,
+        session: SessionId,
+    },
     /// Undo on its way to the history.
     Undo {
         peer: NodeId,
@@ -99,6 +107,7 @@ pub(super) enum Purpose {
         peer: NodeId,
         session: SessionId,
         from: Lsn,
+        place: Place,
     },
     SalvageSearch {
         peer: NodeId,
@@ -120,6 +129,7 @@ pub(super) enum Purpose {
         peer: NodeId,
         session: SessionId,
         from: Lsn,
+        place: Place,
     },
     SalvageWrite {
         peer: NodeId,
@@ -171,6 +181,8 @@ pub struct Node {
     pub(super) rollback: Option<Rollback>,
     /// I/Os of a resync that are under way: a rollback waits for them.
     pub(super) resync_ios: u64,
+    /// The history ran out in the middle of a resync: the undo is to be put back.
+    pub(super) unwind: bool,
     pub(super) history_stream: u128,
     pub(super) verify: Option<super::verify::Verify>,
     pub(super) verify_jobs: u64,
@@ -216,6 +228,7 @@ impl Node {
             gap: recovered.gap.clone(),
             rollback: None,
             resync_ios: 0,
+            unwind: false,
             history_stream: sb.history_stream,
             verify: None,
             verify_jobs: 0,
@@ -270,6 +283,7 @@ impl Node {
         if let Some((part, op)) = self.log.poll(self.now) {
             self.io(Purpose::Log, part, op);
         }
+        self.poll_unwind();
         self.poll_store();
         self.poll_reclaim();
         self.poll_superblock();
@@ -383,7 +397,7 @@ impl Node {
             Purpose::Map { map } => self.map_read(map, result),
             Purpose::ApplyWrite => self.apply_written(result),
             Purpose::ApplyFlush => self.apply_flushed(result),
-            Purpose::Feed { peer, session, from } => self.feed_read(peer, session, from, result),
+            Purpose::Feed { peer, session, from, place } => self.feed_read(peer, session, from, place, result),
             Purpose::Verify { job, part } => self.verify_read(job, part, result),
             Purpose::Question { peer, session, id, part } => self.question_read(peer, session, id, part, result),
             Purpose::Bitmap => self.bitmap_written(result),
@@ -392,11 +406,13 @@ impl Node {
             Purpose::RollbackBody => self.rollback_body(result),
             Purpose::RollbackWrite => self.rollback_written(result),
             Purpose::RollbackFlush => self.rollback_flushed(result),
+            Purpose::Rewound => self.rewound(result),
+            Purpose::Reserve { peer, session } => self.room_found(peer, session, result),
             Purpose::Undo { peer, session } => self.undo_written(peer, session, result),
             Purpose::Resync { peer, session, index } => self.resync_io_done(peer, session, index, result),
             Purpose::Content { peer, session, job, part } => self.content_read(peer, session, job, part, result),
             Purpose::Search { peer, session } => self.search_done(peer, session, result),
-            Purpose::Tail { peer, session, from } => self.tail_read(peer, session, from, result),
+            Purpose::Tail { peer, session, from, place } => self.tail_read(peer, session, from, place, result),
             Purpose::SalvageSearch { peer, session } => self.salvage_searched(peer, session, result),
             Purpose::GapNoted { peer, session } => self.gap_noted(peer, session, result),
             Purpose::SalvageRead { peer, session, part } => self.salvage_read(peer, session, part, result),

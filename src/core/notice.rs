@@ -38,6 +38,11 @@ pub enum Refusal {
         "this replica is in the middle of its first full resync and holds no valid image yet: wait for it to end, or promote another node"
     )]
     NoImage,
+    #[error(
+        "this replica is being overwritten in place by a resync (allow_invalid = true, and there was no room for its history): it holds no valid \
+         image. Wait for the resync to end, or promote another node; --force does not help"
+    )]
+    Overwritten,
     #[error("{peer} is not in sync: {why}. Wait for it, or see `understudy status`")]
     NotInSync { peer: String, why: String },
     #[error(
@@ -119,6 +124,16 @@ pub enum Notice {
     },
     RolledBack {
         to: u64,
+    },
+    /// No room for what a resync overwrites (R1).
+    HistoryTooSmall {
+        peer: String,
+        needed: u64,
+        room: u64,
+    },
+    /// The resync overwrites this replica in place: it holds no valid image until it is whole (contract 3).
+    ImageGivenUp {
+        peer: String,
     },
     VerifyStarted {
         peer: String,

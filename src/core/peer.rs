@@ -1,6 +1,7 @@
 //! What this node knows of each other node: the link, and the positions that its acknowledgements prove.
 
 use super::api::PeerMsg;
+use super::dirty::DirtySet;
 use super::hello::Hello;
 use super::resync_source::ResyncSource;
 use super::resync_target::ResyncTarget;
@@ -71,11 +72,15 @@ pub struct Source {
     /// Contents sent and acknowledged in this session, in bytes.
     pub resync_sent: u64,
     pub resync_acked: u64,
+    /// What the peer says it lacks beside what this node knows, until the contents begin.
+    pub lacks: Option<Box<DirtySet>>,
     /// Messages that go into the stream right after a record, in order.
     pub marks: VecDeque<(Lsn, PeerMsg)>,
     /// Frames sent and not yet acknowledged: last record and bytes of each.
     pub in_flight: VecDeque<(Lsn, u64)>,
     pub in_flight_bytes: u64,
+    /// Where the record stands in the log that follows what was last read back.
+    pub behind: Option<(Lsn, super::log_index::Place)>,
     /// The newest `flush_to` and `committed` told to the peer.
     pub told_flush: Lsn,
     pub told_committed: Lsn,

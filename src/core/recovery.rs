@@ -8,14 +8,15 @@ use super::disk::BlockingDisk;
 use super::gap::GapState;
 use super::hello::Charter;
 use super::lineage::Lineage;
-use super::log::{LogStart, cut, entry_extents, read_back};
+use super::log::LogStart;
+use super::log_index::{LogIndex, Look, look};
 use super::overlay::Overlay;
+use super::runs::PIECE_VOLUME;
 use super::types::*;
 use crate::buf::Payload;
 use crate::format::batch;
-use crate::format::ring::{BatchEntry, Geometry, Scan, ScanStart, Verdict, scan};
+use crate::format::ring::{BatchEntry, Geometry, ScanStart, Sink, Verdict, Walked, scan_into};
 use crate::format::superblock::{self, RING_START, SLOT_BYTES, SuperError, Superblock};
-use std::collections::VecDeque;
 
 /// Random identities that `format` needs; drawn by the driver.
 #[derive(Clone, Copy, Debug)]
@@ -125,10 +126,15 @@ pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recov
     check_identity(config, &superblock)?;
     let geometry = geometry(config);
     let mut read = |offset, length| disk.read(Part::Log, offset, length);
-    let found = scan(&geometry, superblock.stream, superblock.tail, &mut read).map_err(io)?;
     let lineage = Lineage::new(superblock.lineage.clone());
-    let mut entries: VecDeque<BatchEntry> = found.entries.into();
-    let end = end_by_lineage(&lineage, &mut entries, found.end);
+    let index = LogIndex::new(geometry.size, config.index_limit());
+    let mut chain = Known { lineage: &lineage, alien: None, index };
+    let found = scan_into(&geometry, superblock.stream, superblock.tail, &mut read, &mut chain).map_err(io)?;
+    let end = chain.alien.map_or(found.end, |alien| found.end.min(alien.prev()));
+    let mut index = chain.index;
+    if end < found.end {
+        index.truncate(end);
+    }
     if let Verdict::Damage { lsn, address } = found.verdict
         && end >= lsn.prev()
     {
@@ -139,7 +145,6 @@ pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recov
         let (valid, checkpoint) = (end.0, superblock.checkpoint.0);
         return Err(RecoveryError::Damaged { lsn: end.next().0, address: found.next, valid, checkpoint });
     }
-    let records = reload(geometry, &entries, superblock.checkpoint, disk).map_err(io)?;
     let log = LogStart {
         geometry,
         stream: superblock.stream,
@@ -148,8 +153,9 @@ pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recov
         prev_crc: found.prev_crc,
         term_number: found.term.map_or(0, |t| t.number),
         end,
-        index: entries,
+        index,
     };
+    let records = reload(&log, superblock.checkpoint, disk).map_err(io)?;
     stabilise(&log, superblock.checkpoint, disk).map_err(io)?;
     let bitmaps = read_bitmaps(config, &superblock, &log, disk)?;
     let gap = read_gap(config, &superblock, disk)?;
@@ -170,16 +176,16 @@ fn read_bitmaps(
         let peer = NodeId(index as u8);
         let Some(state) = superblock.bitmaps.iter().find(|b| b.peer == node.name) else {
             let from = if superblock.lineage.is_empty() { Lsn(0) } else { dropped };
-            bitmaps.push(Bitmap::new(&sizes, u128::from(superblock.sequence), from));
+            let bits = DirtySet::bounded(&sizes, config.bits_limit());
+            bitmaps.push(Bitmap::new(bits, u128::from(superblock.sequence), from));
             continue;
         };
         let part = Part::Bitmap { peer, half: state.half };
-        let found = read_chain(part, state.stream, disk)?;
-        let mut bits = DirtySet::new(&sizes);
-        found.entries.iter().flat_map(entry_extents).for_each(|(_, e)| bits.add(e));
+        let mut bits = Bits { set: DirtySet::bounded(&sizes, config.bits_limit()), bad: false };
+        let found = read_chain(part, state.stream, disk, &mut bits)?;
         let chain = Chain { address: found.next, prev_crc: found.prev_crc, next: found.end.next() };
-        let mut bitmap = Bitmap::recovered(bits, state, chain);
-        if found.next < state.listed {
+        let mut bitmap = Bitmap::recovered(bits.set, state, chain);
+        if found.next < state.listed || bits.bad {
             bitmap.from = Lsn(u64::MAX);
         }
         bitmaps.push(bitmap);
@@ -188,12 +194,37 @@ fn read_bitmaps(
 }
 
 /// A growing part, walked from its beginning.
-fn read_chain(part: Part, stream: u128, disk: &mut dyn BlockingDisk) -> Result<Scan, RecoveryError> {
+fn read_chain(
+    part: Part,
+    stream: u128,
+    disk: &mut dyn BlockingDisk,
+    sink: &mut dyn Sink,
+) -> Result<Walked, RecoveryError> {
     let io = |source| RecoveryError::Io { what: "bitmap or history", source };
     let size = disk.size(part).map_err(io)? / 4096 * 4096;
     let start = ScanStart { address: 0, prev_crc: batch::seed(stream), first: Lsn(1) };
     let geometry = Geometry { start: 0, size };
-    scan(&geometry, stream, start, |offset, length| disk.read(part, offset, length)).map_err(io)
+    scan_into(&geometry, stream, start, |offset, length| disk.read(part, offset, length), sink).map_err(io)
+}
+
+/// A list of what a peer lacks, read.
+struct Bits {
+    set: DirtySet,
+    bad: bool,
+}
+
+impl Sink for Bits {
+    fn push(&mut self, batch: BatchEntry, body: &Payload) {
+        for meta in &batch.metas {
+            let at = meta.payload_at as usize;
+            // The walk has checked that the payload is there.
+            let piece = &body[at..at + meta.length as usize];
+            self.bad |= meta.volume != PIECE_VOLUME || self.set.add_piece(piece).is_err();
+        }
+    }
+
+    /// What was listed and does not count is dirty for nothing.
+    fn void_from(&mut self, _first: Lsn) {}
 }
 
 /// An open gap's undo: which blocks it holds, and where it goes on (R1).
@@ -204,34 +235,41 @@ fn read_gap(
 ) -> Result<Option<GapState>, RecoveryError> {
     let Some(gap) = superblock.gap else { return Ok(None) };
     let sizes: Vec<u64> = config.volumes.iter().map(|v| v.size).collect();
-    let found = read_chain(Part::History, superblock.history_stream, disk)?;
-    let mut state = GapState::new(gap.rollback, gap.since, &sizes, superblock.history_stream);
-    for meta in found.entries.iter().flat_map(|e| &e.metas) {
-        state.recovered(meta.kind, Extent { volume: meta.volume, offset: meta.offset, length: meta.length });
-    }
+    let mut state = GapState::new(gap, &sizes, config.changed_limit(), superblock.history_stream);
+    let found = read_chain(Part::History, superblock.history_stream, disk, &mut state)?;
     state.chain = Chain { address: found.next, prev_crc: found.prev_crc, next: found.end.next() };
     Ok(Some(state))
 }
 
 /// Records that the lineage does not know are void: the term that followed them began before them (L1).
-fn end_by_lineage(lineage: &Lineage, entries: &mut VecDeque<BatchEntry>, end: Lsn) -> Lsn {
-    let mut valid = end;
-    for entry in entries.iter() {
-        let mut lsns = (entry.start.first.0..=entry.last().0).map(Lsn);
-        if let Some(alien) = lsns.find(|lsn| lineage.term_at(*lsn).map(|t| t.id) != Some(entry.term.id)) {
-            valid = valid.min(alien.prev());
+struct Known<'a> {
+    lineage: &'a Lineage,
+    /// The first of them.
+    alien: Option<Lsn>,
+    index: LogIndex,
+}
+
+impl Sink for Known<'_> {
+    fn push(&mut self, batch: BatchEntry, body: &Payload) {
+        if self.alien.is_none() {
+            let mut lsns = (batch.start.first.0..=batch.last().0).map(Lsn);
+            self.alien = lsns.find(|lsn| self.lineage.term_at(*lsn).map(|t| t.id) != Some(batch.term.id));
         }
+        Sink::push(&mut self.index, batch, body);
     }
-    cut(entries, valid);
-    valid
+
+    fn void_from(&mut self, first: Lsn) {
+        self.alien = self.alien.filter(|alien| *alien < first);
+        self.index.void_from(first);
+    }
 }
 
 /// What was read back may never have reached stable storage: a flush that failed has left it in a cache, clean, where no
 /// later flush finds it (L4). So everything past the checkpoint, which alone is surely stable, is written once more.
 fn stabilise(log: &LogStart, checkpoint: Lsn, disk: &mut dyn BlockingDisk) -> Result<(), IoError> {
     const CHUNK: u64 = 1 << 20;
-    let stable = log.index.iter().take_while(|e| e.last() <= checkpoint).last();
-    let mut address = stable.map_or(log.tail.address, |e| e.start.address + e.bytes);
+    // From the batch on that holds the checkpoint, or one before it.
+    let mut address = log.index.locate(checkpoint).map_or(log.tail.address, |place| place.address);
     while address < log.next {
         let to_lap_end = log.geometry.size - address % log.geometry.size;
         let length = CHUNK.min(log.next - address).min(to_lap_end);
@@ -244,18 +282,26 @@ fn stabilise(log: &LogStart, checkpoint: Lsn, disk: &mut dyn BlockingDisk) -> Re
 }
 
 /// The records past the checkpoint, with their payloads.
-fn reload(
-    geometry: Geometry,
-    entries: &VecDeque<BatchEntry>,
-    checkpoint: Lsn,
-    disk: &mut dyn BlockingDisk,
-) -> Result<Vec<Record>, IoError> {
+fn reload(log: &LogStart, checkpoint: Lsn, disk: &mut dyn BlockingDisk) -> Result<Vec<Record>, IoError> {
     let mut records: Vec<Record> = Vec::new();
-    for entry in entries.iter().filter(|e| e.last() > checkpoint) {
-        let body: Payload = disk.read(Part::Log, geometry.offset(entry.start.address), entry.bytes)?;
-        // The scan has just read and checked the same bytes; a disk that now says otherwise is failing.
-        let these = read_back(entry, &body).ok_or(IoError { errno: 5 })?;
-        records.extend(these.into_iter().filter(|r| r.lsn > checkpoint));
+    let mut behind = None;
+    let mut wanted = checkpoint.next();
+    while wanted <= log.end {
+        // The scan has just found and checked the same bytes; a disk that now says otherwise is failing.
+        let mut place = behind.take().or_else(|| log.index.locate(wanted)).ok_or(IoError { errno: 5 })?;
+        let these = loop {
+            let (offset, length) = place.read(&log.geometry);
+            match look(&log.geometry, log.stream, &place, wanted, &disk.read(Part::Log, offset, length)?) {
+                Look::Records(these, next) => {
+                    behind = next;
+                    break these;
+                }
+                Look::Next(next) => place = next,
+                Look::Lost => return Err(IoError { errno: 5 }),
+            }
+        };
+        wanted = these.last().map_or(Lsn(u64::MAX), |r| r.lsn.next());
+        records.extend(these);
     }
     Ok(records)
 }

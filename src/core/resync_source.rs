@@ -1,7 +1,7 @@
 //! The sending side of a resync: contents of what the peer lacks, then the records since the pass began (R2).
 
 use super::api::*;
-use super::dirty::DirtySet;
+use super::dirty::{DIRTY_BLOCK, DirtySet};
 use super::node::{Node, Purpose};
 use super::notice::Notice;
 use super::peer::{Feed, Link};
@@ -17,9 +17,11 @@ const JOBS: usize = 8;
 /// A pass over what the peer lacks.
 #[derive(Debug)]
 pub struct ResyncSource {
-    /// What is still to be read.
+    /// What is still to be read, but for `run`.
     left: DirtySet,
     cursor: (VolumeId, u64),
+    /// Taken from `left`, or found by the search: being cut into messages.
+    run: Option<Extent>,
     /// All records after this one are streamed once the contents are sent.
     base: Lsn,
     jobs: BTreeMap<u64, ViewRead>,
@@ -28,18 +30,64 @@ pub struct ResyncSource {
     pub sent: u64,
     pub acked: u64,
     pub total: u64,
-    /// Where the search for data goes on, if everything is compared.
-    search: Option<(VolumeId, u64)>,
+    search: Search,
     searching: bool,
     /// The peer's stores are zero wherever nothing was sent.
     peer_is_zero: bool,
 }
 
+/// Where everything is compared: first how much there is, then the contents; what lies between data is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Search {
+    Nothing,
+    Count { at: (VolumeId, u64), runs: u64 },
+    Send { at: (VolumeId, u64) },
+}
+
+impl ResyncSource {
+    fn new(left: DirtySet, base: Lsn) -> ResyncSource {
+        ResyncSource {
+            total: left.bytes(),
+            left,
+            cursor: (VolumeId(0), 0),
+            run: None,
+            base,
+            jobs: BTreeMap::new(),
+            next_job: 0,
+            reading_bytes: 0,
+            sent: 0,
+            acked: 0,
+            search: Search::Nothing,
+            searching: false,
+            peer_is_zero: false,
+        }
+    }
+
+    /// The next contents to read.
+    fn take(&mut self) -> Option<Extent> {
+        self.left.take(&mut self.cursor, &mut self.run, JOB_BYTES)
+    }
+}
+
 impl Node {
-    /// The passive asks for contents: what changed after `since`, and `extents`.
-    pub(super) fn peer_ready_for_resync(&mut self, node: NodeId, since: Lsn, extents: Vec<Extent>) {
+    /// A piece of what the passive lacks beside what this node knows.
+    pub(super) fn lacks_came(&mut self, node: NodeId, piece: &[u8]) {
+        let empty = self.new_bits();
+        let Some(source) = self.peers[node.0 as usize].source_mut() else {
+            return self.close_link(node, "a list of blocks without an active", true);
+        };
+        let session = source.session;
+        if source.lacks.get_or_insert_with(|| Box::new(empty)).add_piece(piece).is_err() {
+            return self.close_link(node, "a list of blocks that makes no sense", true);
+        }
+        self.send(node, session, PeerMsg::LacksTaken);
+    }
+
+    /// The passive asks for contents: what changed after `since`, and what it has listed; or all there is.
+    pub(super) fn peer_ready_for_resync(&mut self, node: NodeId, since: Lsn, everything: bool) {
         let at = node.0 as usize;
-        if since > self.log.end() {
+        let end = self.log.end();
+        if since > end {
             return self.close_link(node, "ReadyResync past the end of the active's log", true);
         }
         let zero = self.peers[at].hello.as_ref().is_some_and(|h| h.zero && h.lineage.is_empty());
@@ -49,75 +97,68 @@ impl Node {
         }
         // B1: while its gap is open, its durable position is where it would roll back to.
         self.peers[at].known = self.peers[at].known.min(since);
-        let whole = fresh || since < self.bitmaps[at].from;
-        let mut left = if whole { DirtySet::new(&self.volume_sizes()) } else { self.bitmaps[at].bits.clone() };
-        self.log.extents_after(since).for_each(|(_, e)| left.add(e));
-        extents.iter().for_each(|e| left.add(*e));
-        let base = self.log.end();
-        let total = left.bytes();
-        let pass = ResyncSource {
-            left,
-            cursor: (VolumeId(0), 0),
-            base,
-            jobs: BTreeMap::new(),
-            next_job: 0,
-            reading_bytes: 0,
-            sent: 0,
-            acked: 0,
-            total,
-            search: whole.then_some((VolumeId(0), 0)),
-            searching: false,
-            peer_is_zero: zero && self.zero,
-        };
-        let peer = &mut self.peers[at];
-        let Some(source) = peer.source_mut() else { return };
+        let whole = fresh || everything || since < self.bitmaps[at].from;
+        let mut left = self.new_bits();
+        let lacks = self.peers[at].source_mut().and_then(|s| s.lacks.take());
+        if whole {
+            // The search finds what is in the store: what is accepted and not yet there comes after it.
+            self.overlay.records_from(Lsn(0)).for_each(|r| left.add(r.extent()));
+        } else {
+            left.add_all(&self.bitmaps[at].bits);
+            self.log.changed(since, end).for_each(|e| left.add(e));
+            lacks.iter().for_each(|l| left.add_all(l));
+        }
+        let runs = left.runs();
+        let mut pass = ResyncSource::new(left, end);
+        pass.peer_is_zero = zero && self.zero;
+        if whole {
+            pass.search = Search::Count { at: (VolumeId(0), 0), runs };
+        }
+        let Some(source) = self.peers[at].source_mut() else { return };
         source.gap_open = true;
         source.feed = Feed::Resync(Box::new(pass));
+        if !whole {
+            self.announce(node, runs, false);
+        }
+    }
+
+    /// How much will come, before it comes (R1).
+    fn announce(&mut self, node: NodeId, runs: u64, whole: bool) {
+        let Some(source) = self.peers[node.0 as usize].source_mut() else { return };
         let session = source.session;
-        let name = self.cfg.name(node).to_string();
-        self.notice(Notice::ResyncStarted { peer: name, bytes: total });
-        self.send(node, session, PeerMsg::ResyncBegin { bytes: total });
+        let Feed::Resync(pass) = &source.feed else { return };
+        let bytes = pass.total;
+        let peer = self.cfg.name(node).to_string();
+        self.notice(Notice::ResyncStarted { peer, bytes });
+        self.send(node, session, PeerMsg::ResyncBegin { bytes, runs, whole });
     }
 
     /// Records that the ring drops and the peer has not had: their blocks join the pass, or begin another one.
-    pub(super) fn missed_by(&mut self, node: NodeId, last: Lsn, extents: &[Extent]) {
-        let sizes = self.volume_sizes();
+    pub(super) fn missed_by(&mut self, node: NodeId, last: Lsn, changed: &DirtySet) {
         let end = self.log.end();
+        let mut left = self.new_bits();
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return };
         if !source.gap_open {
             return; // A plain stream that falls off the ring negotiates anew.
         }
         match &mut source.feed {
             Feed::Resync(pass) if pass.base < last => {
-                extents.iter().for_each(|e| pass.left.add(*e));
-                pass.total += extents.iter().map(|e| e.length).sum::<u64>();
+                let before = pass.left.bytes();
+                pass.left.add_all(changed);
+                pass.total += pass.left.bytes() - before;
                 pass.base = last;
                 // What lies behind the cursor is found in another turn.
             }
             Feed::Stream { next, .. } if *next <= last => {
-                let mut left = DirtySet::new(&sizes);
-                extents.iter().for_each(|e| left.add(*e));
-                let total = left.bytes();
-                let (sent, acked) = (source.resync_sent, source.resync_acked);
-                source.feed = Feed::Resync(Box::new(ResyncSource {
-                    left,
-                    cursor: (VolumeId(0), 0),
-                    base: end,
-                    jobs: BTreeMap::new(),
-                    next_job: 1 << 32,
-                    reading_bytes: 0,
-                    sent,
-                    acked,
-                    total: sent + total,
-                    search: None,
-                    searching: false,
-                    peer_is_zero: false,
-                }));
+                left.add_all(changed);
                 // Records up to the new base that were not sent are in the ring still: their blocks belong to the pass too.
-                let rest: Vec<Extent> = self.log.extents_after(last).map(|(_, e)| e).collect();
-                if let Some(Feed::Resync(pass)) = self.peers[node.0 as usize].source_mut().map(|s| &mut s.feed) {
-                    rest.iter().for_each(|e| pass.left.add(*e));
-                }
+                self.log.changed(last, end).for_each(|e| left.add(e));
+                let Some(source) = self.peers[node.0 as usize].source_mut() else { return };
+                let mut pass = ResyncSource::new(left, end);
+                pass.next_job = 1 << 32;
+                (pass.sent, pass.acked) = (source.resync_sent, source.resync_acked);
+                pass.total += pass.sent;
+                source.feed = Feed::Resync(Box::new(pass));
             }
             _ => {}
         }
@@ -129,23 +170,23 @@ impl Node {
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;
         let Feed::Resync(pass) = &mut source.feed else { return false };
-        if let Some((volume, offset)) = pass.search
-            && !pass.searching
-        {
-            pass.searching = true;
-            let purpose = Purpose::Search { peer: node, session };
-            self.io(purpose, Part::Store(volume), IoOp::NextData { offset });
-            return true;
-        }
         let busy = pass.jobs.len() >= JOBS || pass.sent - pass.acked + pass.reading_bytes >= window;
         if pass.searching || busy {
             return false;
         }
-        let next = pass.left.next(pass.cursor, JOB_BYTES).or_else(|| pass.left.next((VolumeId(0), 0), JOB_BYTES));
-        match next {
+        match pass.search {
+            Search::Count { at: (volume, offset), .. } | Search::Send { at: (volume, offset) }
+                if pass.run.is_none() =>
+            {
+                pass.searching = true;
+                let purpose = Purpose::Search { peer: node, session };
+                self.io(purpose, Part::Store(volume), IoOp::NextData { offset });
+                return true;
+            }
+            _ => {}
+        }
+        match pass.take() {
             Some(extent) => {
-                pass.cursor = (extent.volume, extent.offset + extent.length);
-                pass.left.remove(extent);
                 self.start_job(node, session, extent);
                 true
             }
@@ -163,43 +204,36 @@ impl Node {
             return;
         }
         let sizes = self.volume_sizes();
-        let unapplied: Vec<Extent> = self
-            .overlay
-            .records_from(Lsn(0))
-            .map(|r| Extent { volume: r.volume, offset: r.offset, length: r.length })
-            .collect();
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return };
         let Feed::Resync(pass) = &mut source.feed else { return };
         pass.searching = false;
-        let Some((volume, from)) = pass.search else { return };
-        let size = sizes[volume.0 as usize];
-        let (hole_end, next) = match result {
-            Ok(IoData::Extent(Some((offset, length)))) if offset < size => {
-                // Block devices and files may know finer runs than a block.
-                let (offset, end) = (offset / 4096 * 4096, (offset + length).min(size));
-                pass.left.add(Extent { volume, offset, length: end - offset });
-                (offset, end)
-            }
-            Ok(_) => (size, size),
-            Err(_) => {
-                let why = "its store could not be searched for data";
-                return self.close_link(node, why, true);
-            }
+        let (Search::Count { at: (volume, from), .. } | Search::Send { at: (volume, from) }) = pass.search else {
+            return;
         };
-        let hole = Extent { volume, offset: from, length: hole_end.saturating_sub(from) };
-        pass.total = pass.left.bytes() + pass.sent;
-        pass.search = match next {
+        let size = sizes[volume.0 as usize];
+        let Ok(found) = result else {
+            return self.close_link(node, "its store could not be searched for data", true);
+        };
+        let run = data_run(volume, from, size, &found);
+        let next = run.map_or(size, |r| r.offset + r.length);
+        let on = match next {
             next if next < size => Some((volume, next)),
             _ if usize::from(volume.0) + 1 < sizes.len() => Some((VolumeId(volume.0 + 1), 0)),
-            _ => {
-                // What is accepted and not yet in the store counts as data.
-                unapplied.iter().for_each(|e| pass.left.add(*e));
-                None
-            }
+            _ => None,
         };
-        let must_tell = !pass.peer_is_zero && hole.length > 0;
+        if let Search::Count { runs, .. } = pass.search {
+            pass.total += run.map_or(0, |r| r.length);
+            let runs = runs + run.map_or(0, |_| 1);
+            pass.search = on.map_or(Search::Send { at: (VolumeId(0), 0) }, |at| Search::Count { at, runs });
+            return if on.is_none() {
+                self.announce(node, runs, true)
+            };
+        }
+        pass.search = on.map_or(Search::Nothing, |at| Search::Send { at });
+        pass.run = run;
+        let hole = Extent { volume, offset: from, length: run.map_or(size, |r| r.offset) - from };
         let sent_bytes = pass.sent;
-        if must_tell {
+        if !pass.peer_is_zero && hole.length > 0 {
             let records = vec![zero_record(hole)];
             self.send(node, session, PeerMsg::ResyncData { records, sent_bytes });
         }
@@ -291,4 +325,13 @@ impl Node {
         self.notice(Notice::ResyncFinished { peer: name, position: position.0 });
         self.tell_charter(node);
     }
+}
+
+/// The run of data at or after `from` that a store has told of, in whole blocks.
+pub(super) fn data_run(volume: VolumeId, from: u64, size: u64, found: &IoData) -> Option<Extent> {
+    let IoData::Extent(Some((offset, length))) = found else { return None };
+    // Block devices and files may know finer runs than a block.
+    let start = (offset / DIRTY_BLOCK * DIRTY_BLOCK).max(from);
+    let end = offset.saturating_add(*length).min(size).next_multiple_of(DIRTY_BLOCK).min(size);
+    (start < end).then(|| Extent { volume, offset: start, length: end - start })
 }

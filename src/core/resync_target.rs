@@ -19,15 +19,18 @@ const GROUP_BYTES: u64 = 4 << 20;
 /// A longer discard is split where the store holds data: what is a hole needs no undo.
 const LONG_DISCARD: u64 = 1 << 20;
 
+/// No room.
+const ENOSPC: i32 = 28;
+
 /// A resync being received.
 #[derive(Debug)]
 pub struct ResyncTarget {
     /// Where a rollback leads to: all that this node holds for sure until the superblock that closes the gap is durable.
     pub rollback: Lsn,
-    lineage: Vec<Term>,
+    pub(super) lineage: Vec<Term>,
     zero: bool,
     incoming: VecDeque<Work>,
-    step: Step,
+    pub(super) step: Step,
     /// Contents done with, as the source counts them.
     taken: u64,
     /// The newest record in the store, once the contents are there.
@@ -53,8 +56,20 @@ enum Work {
 }
 
 #[derive(Debug)]
-enum Step {
+pub(super) enum Step {
     Idle,
+    /// Looks how much this side's stores hold: no more can be overwritten, whatever comes.
+    Census {
+        at: (VolumeId, u64),
+        bytes: u64,
+        runs: u64,
+    },
+    /// Asks for so much room in the history (R1).
+    Reserve {
+        needed: u64,
+    },
+    /// The superblock that gives up the way back is being written (contract 3).
+    GiveUp,
     /// Looks where the store holds data in a long discard.
     Search(Record),
     /// Reads what the group will overwrite.
@@ -75,7 +90,7 @@ enum Step {
 
 /// What is written to the store together.
 #[derive(Debug, Default)]
-struct Group {
+pub(super) struct Group {
     records: Vec<Record>,
     taken: u64,
     through: Option<Lsn>,
@@ -161,7 +176,7 @@ impl Group {
 }
 
 impl Node {
-    fn resync_mut(&mut self, node: NodeId) -> Option<&mut ResyncTarget> {
+    pub(super) fn resync_mut(&mut self, node: NodeId) -> Option<&mut ResyncTarget> {
         match &mut self.peers[node.0 as usize].target_mut()?.stage {
             TargetStage::Resync(resync) => Some(resync),
             _ => None,
@@ -218,24 +233,25 @@ impl Node {
         }
     }
 
-    fn resync_io(&mut self, node: NodeId, part: Part, op: IoOp, index: usize) {
+    pub(super) fn resync_io(&mut self, node: NodeId, part: Part, op: IoOp, index: usize) {
         if let Some(session) = self.peers[node.0 as usize].session() {
             self.resync_ios += 1;
             self.io(Purpose::Resync { peer: node, session, index }, part, op);
         }
     }
 
-    /// Blocks of the group whose undo is not yet held, each once, as runs.
+    /// Blocks of undo that the group touches and that are not yet held, each once, as runs.
     fn unsaved(&self, records: &[Record]) -> Vec<Extent> {
-        let Some(gap) = self.gap.as_ref().filter(|g| g.rollback.is_some()) else { return Vec::new() };
-        let mut wanted = DirtySet::new(&self.volume_sizes());
+        let Some(gap) = self.gap.as_ref().filter(|g| g.state.rollback.is_some()) else { return Vec::new() };
+        let grain = gap.state.grain;
+        let mut wanted = DirtySet::of_grain(&self.volume_sizes(), grain);
         for record in records {
-            let mut at = record.offset / DIRTY_BLOCK * DIRTY_BLOCK;
+            let mut at = record.offset / grain * grain;
             while at < record.end() {
                 if !gap.saved.contains(record.volume, at) {
-                    wanted.add(Extent { volume: record.volume, offset: at, length: DIRTY_BLOCK });
+                    wanted.add(Extent { volume: record.volume, offset: at, length: grain });
                 }
-                at += DIRTY_BLOCK;
+                at += grain;
             }
         }
         let mut runs = Vec::new();
@@ -265,7 +281,13 @@ impl Node {
     fn save_old(&mut self, node: NodeId, group: Group, old: Vec<(Extent, Option<Payload>)>) {
         let records =
             old.into_iter().filter_map(|(e, payload)| Some(data_record(e.volume, e.offset, payload?))).collect();
+        let limit = self.cfg.history_size;
         let Some(gap) = &mut self.gap else { return };
+        let records: Vec<Record> = records;
+        let end = gap.chain.address + gap.cost_of(&records);
+        if end > limit {
+            return self.history_ran_out(node, end, limit);
+        }
         let (offset, bufs) = gap.save(records);
         if let Some(resync) = self.resync_mut(node) {
             resync.step = Step::Save(group);
@@ -301,8 +323,13 @@ impl Node {
     }
 
     pub(super) fn undo_written(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
-        if let Some(gap) = &mut self.gap {
-            gap.save_is_over(result.is_ok());
+        let Some(gap) = &mut self.gap else { return };
+        let wanted = gap.chain.address;
+        gap.save_is_over(result.is_ok());
+        let room = gap.chain.address;
+        if result.as_ref().is_err_and(|e| e.errno == ENOSPC) && self.peers[node.0 as usize].session() == Some(session) {
+            self.resync_ios -= 1;
+            return self.history_ran_out(node, wanted, room);
         }
         self.resync_io_done(node, session, 0, result);
     }
@@ -329,6 +356,7 @@ impl Node {
         };
         let Some(resync) = self.resync_mut(node) else { return };
         match std::mem::replace(&mut resync.step, Step::Idle) {
+            Step::Census { at, bytes, runs } => return self.counted(node, at, bytes, runs, &data),
             Step::Search(record) => self.searched(node, record, data),
             Step::Read { group, mut old, missing } => {
                 if let IoData::Bytes(payload) = data {
@@ -350,7 +378,7 @@ impl Node {
             }
             Step::Flush(left) if left > 1 => resync.step = Step::Flush(left - 1),
             Step::Flush(_) => self.close_gap(node, session),
-            step @ (Step::Idle | Step::Close) => resync.step = step,
+            step @ (Step::Idle | Step::Close | Step::GiveUp | Step::Reserve { .. }) => resync.step = step,
         }
         self.poll_resync_target(node);
     }
@@ -387,16 +415,13 @@ impl Node {
         self.store.set_applied(through);
         self.committed = committed;
         self.superblock.lower_checkpoint(through);
-        self.history_stream = self.draw_id();
         // What this node knew of others was of the past that the resync replaced.
         self.forget_bitmaps(through);
-        self.persist(Then::GapClosed { peer: node, session, position: through });
+        self.leave_history(Then::GapClosed { peer: node, session, position: through });
     }
 
     pub(super) fn gap_is_closed(&mut self, node: NodeId, session: SessionId, position: Lsn) {
-        // Counted, so that no later gap is opened on a history that is still being cut.
-        self.resync_ios += 1;
-        self.io(Purpose::HistoryCut, Part::History, IoOp::Truncate { length: 0 });
+        self.free_history();
         let name = self.cfg.name(node).to_string();
         self.notice(super::notice::Notice::ResyncFinished { peer: name, position: position.0 });
         if self.peers[node.0 as usize].session() != Some(session) {

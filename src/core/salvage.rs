@@ -17,8 +17,11 @@ const STEP_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct SetAside {
     left: DirtySet,
+    /// Taken from `left`, or found by the search: being read step by step.
+    run: Option<Extent>,
+    cursor: (VolumeId, u64),
     /// All of it, for the resync that may follow; none where it is not known any more, and everything is set aside.
-    pub changed: Option<Vec<Extent>>,
+    pub changed: Option<DirtySet>,
     /// Where the search for data goes on, if everything is set aside.
     search: Option<(VolumeId, u64)>,
     stream: u128,
@@ -32,8 +35,8 @@ pub struct SetAside {
 impl Node {
     /// What this node changed after `fork`, if it still knows (R4): from its log, or from the bits that it keeps for the peer.
     pub(super) fn changed_since(&self, node: NodeId, fork: Lsn) -> Option<DirtySet> {
-        let mut changed = DirtySet::new(&self.volume_sizes());
-        self.log.extents_after(fork).for_each(|(_, e)| changed.add(e));
+        let mut changed = DirtySet::bounded(&self.volume_sizes(), self.cfg.changed_limit());
+        self.log.changed(fork, self.log.end()).for_each(|e| changed.add(e));
         if self.log.from() > fork.next() {
             let bitmap = &self.bitmaps[node.0 as usize];
             if bitmap.from > fork {
@@ -57,9 +60,11 @@ impl Node {
             .last()
             .map_or(TermRef { number: 0, id: TermId(0) }, |t| TermRef { number: t.number, id: t.id });
         let mut aside = SetAside {
-            changed: changed.as_ref().map(|c| c.extents().collect()),
+            changed: changed.clone(),
             search: changed.is_none().then_some((VolumeId(0), 0)),
             left: changed.unwrap_or_else(|| self.unapplied()),
+            run: None,
+            cursor: (VolumeId(0), 0),
             stream,
             term,
             chain: Chain::start(stream),
@@ -76,8 +81,7 @@ impl Node {
             let purpose = Purpose::SalvageSearch { peer: node, session };
             return self.io(purpose, Part::Store(volume), IoOp::NextData { offset });
         }
-        let Some(extent) = aside.left.next((VolumeId(0), 0), STEP_BYTES) else { return };
-        aside.left.remove(extent);
+        let Some(extent) = aside.left.take(&mut aside.cursor, &mut aside.run, STEP_BYTES) else { return };
         let (read, parts) = ViewRead::start(&self.overlay, extent);
         let done = read.is_done();
         aside.reading = Some(read);
@@ -92,9 +96,9 @@ impl Node {
 
     /// Blocks that are in memory and not yet in the store.
     fn unapplied(&self) -> DirtySet {
-        let mut set = DirtySet::new(&self.volume_sizes());
+        let mut set = DirtySet::bounded(&self.volume_sizes(), self.cfg.changed_limit());
         for r in self.overlay.records_from(Lsn(0)) {
-            set.add(Extent { volume: r.volume, offset: r.offset, length: r.length });
+            set.add(r.extent());
         }
         set
     }
@@ -130,6 +134,8 @@ impl Node {
         let offset = aside.chain.address;
         let bufs = aside.chain.append(aside.stream, aside.term, &mut read.into_records());
         let part = Part::Salvage(self.next_salvage);
+        // Counted, so that another attempt does not write beside it.
+        self.resync_ios += 1;
         self.io(Purpose::SalvageWrite { peer: node, session }, part, IoOp::Write { offset, bufs, sync: true });
     }
 
@@ -156,11 +162,12 @@ impl Node {
     }
 
     pub(super) fn salvage_written(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
+        self.resync_ios -= 1;
         let Some(mut aside) = self.take_aside(node, session) else { return };
         if let Err(error) = result {
             return self.salvage_failed(node, error.errno);
         }
-        if !aside.left.is_empty() {
+        if !aside.left.is_empty() || aside.run.is_some() {
             self.read_orphans(node, session, &mut aside);
             return self.put_aside(node, aside);
         }

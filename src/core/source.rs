@@ -1,7 +1,7 @@
 //! The sending side: records to the passives, in order, from memory or from the log (F1).
 
 use super::api::*;
-use super::log::read_back;
+use super::log_index::{Look, Place};
 use super::node::{Node, Purpose};
 use super::peer::{Feed, Link};
 use super::types::*;
@@ -145,36 +145,54 @@ impl Node {
 
     /// A lagging peer is fed from the log.
     fn read_for(&mut self, node: NodeId, session: SessionId, next: Lsn) -> bool {
-        let Some((offset, entry)) = self.log.locate(next) else {
+        let behind = match self.peers[node.0 as usize].source_mut().and_then(|s| s.behind.take()) {
+            Some((lsn, place)) if lsn == next => Some(place),
+            _ => None,
+        };
+        let Some(place) = behind.or_else(|| self.log.locate(next)) else {
             self.close_link(node, "the log no longer reaches what it needs", true);
             return false;
         };
-        let length = entry.bytes;
         if let Some(source) = self.peers[node.0 as usize].source_mut() {
             source.feed = Feed::Stream { next, reading: true };
         }
-        self.io(Purpose::Feed { peer: node, session, from: next }, Part::Log, IoOp::Read { offset, length });
+        self.feed_from(node, session, next, place);
         false
     }
 
-    pub(super) fn feed_read(&mut self, node: NodeId, session: SessionId, from: Lsn, result: Result<IoData, IoError>) {
+    fn feed_from(&mut self, node: NodeId, session: SessionId, from: Lsn, place: Place) {
+        let op = self.log.read_of(&place);
+        self.io(Purpose::Feed { peer: node, session, from, place }, Part::Log, op);
+    }
+
+    pub(super) fn feed_read(
+        &mut self,
+        node: NodeId,
+        session: SessionId,
+        from: Lsn,
+        place: Place,
+        result: Result<IoData, IoError>,
+    ) {
         let stands = self.peers[node.0 as usize].source_mut().is_some_and(|s| {
             s.session == session && matches!(s.feed, Feed::Stream { next, reading: true } if next == from)
         });
         if !stands {
             return;
         }
-        let records = match (&result, self.log.locate(from)) {
-            (Ok(IoData::Bytes(body)), Some((_, entry))) => read_back(entry, body),
-            _ => None,
+        let found = match result {
+            Ok(IoData::Bytes(body)) => self.log.look(&place, from, &body),
+            _ => Look::Lost,
         };
-        match records {
-            Some(mut records) => {
-                let mark = self.peers[node.0 as usize].source_mut().and_then(|s| s.marks.front().map(|m| m.0));
-                records.retain(|r| r.lsn >= from && mark.is_none_or(|last| r.lsn <= last));
+        match found {
+            Look::Records(mut records, behind) => {
+                let Some(source) = self.peers[node.0 as usize].source_mut() else { return };
+                source.behind = records.last().map(|r| r.lsn.next()).zip(behind);
+                let mark = source.marks.front().map(|m| m.0);
+                records.retain(|r| mark.is_none_or(|last| r.lsn <= last));
                 self.send_records(node, records);
             }
-            None => self.close_link(node, "a record could not be read back from the log", true),
+            Look::Next(place) => self.feed_from(node, session, from, place),
+            Look::Lost => self.close_link(node, "a record could not be read back from the log", true),
         }
     }
 }

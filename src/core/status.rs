@@ -156,7 +156,7 @@ impl Node {
             return Lag::default();
         }
         let writes = self.log.end().0.saturating_sub(peer.received.0);
-        let bytes = self.log.extents_after(peer.received).map(|(_, e)| e.length).sum();
+        let bytes = self.log.covered_after(peer.received);
         let seconds = self.accept_times.since(peer.received, now);
         Lag { writes, bytes, seconds }
     }

@@ -2,7 +2,6 @@
 //! happen once a write is durable stands here as data (`Then`).
 
 use super::api::*;
-use super::hello::Gap;
 use super::node::{Node, Purpose};
 use super::types::*;
 use crate::format::superblock::{self, Superblock};
@@ -42,6 +41,13 @@ pub enum Then {
         peer: NodeId,
         session: SessionId,
     },
+    /// The way back is given up for good (contract 3): the resync may overwrite in place.
+    Invalid {
+        peer: NodeId,
+        session: SessionId,
+    },
+    /// No gap is open any more: its history takes no room.
+    FreeHistory,
     /// The image is whole (R3).
     GapClosed {
         peer: NodeId,
@@ -137,7 +143,7 @@ impl Node {
         content.zero = self.zero;
         content.pledge = self.pledge.clone();
         content.next_salvage = self.next_salvage;
-        content.gap = self.gap.as_ref().map(|g| Gap { rollback: g.rollback, since: g.since });
+        content.gap = self.gap.as_ref().map(|g| g.state);
         content.history_stream = self.history_stream;
         let names = self.cfg.peers().map(|n| (n, self.cfg.name(n)));
         content.bitmaps = names.map(|(n, name)| self.bitmaps[n.0 as usize].state(name)).collect();
@@ -180,6 +186,8 @@ impl Node {
             }
             Then::Ready { peer, session } => self.lineage_adopted(peer, session),
             Then::GapOpen { peer, session } => self.gap_is_open(peer, session),
+            Then::FreeHistory => self.free_history(),
+            Then::Invalid { peer, session } => self.is_invalid(peer, session),
             Then::GapClosed { peer, session, position } => self.gap_is_closed(peer, session, position),
         }
     }

@@ -1,8 +1,9 @@
 //! The receiving side: what a passive does before it is ready, and with the records that come.
 
 use super::api::*;
-use super::gap::GapState;
-use super::hello::Hello;
+use super::dirty::DirtySet;
+use super::gap::{GapState, LacksAt};
+use super::hello::{Gap, Hello};
 use super::lineage::{Lineage, Relation};
 use super::node::{Node, Purpose};
 use super::notice::Notice;
@@ -38,10 +39,12 @@ enum Step {
     Settle,
     /// Orphans are being set aside.
     SetAside(Box<SetAside>),
-    /// The history notes what changed on this side; of the gap that is to be opened, or of the one that is open.
-    Note(Option<Box<GapState>>),
+    /// The history notes what changed on this side, for the gap that is to be opened.
+    Note(Box<GapState>),
     /// The superblock with the new lineage, or the open gap, is being written.
     Write,
+    /// The source is being told what is to be fetched whatever it changed.
+    Tell(LacksAt),
 }
 
 impl Node {
@@ -152,7 +155,7 @@ impl Node {
         let TargetStage::Preparing(Prepare { plan, step: Step::Settle, .. }) = &target.stage else { return };
         let (plan, session) = (*plan, target.session);
         let end = self.log.end();
-        if !self.log.is_settled() || !self.store.is_resting() || self.rollback.is_some() || self.resync_ios > 0 {
+        if !self.log.is_settled() || !self.store.is_resting() || self.is_unwinding() {
             return self.log.want_durable(end);
         }
         if plan.resync && self.gap.is_none() {
@@ -170,12 +173,25 @@ impl Node {
             // A round that was under way when the verdict fell has applied more: say Hello again.
             return self.close_link(node, "applied past the fork meanwhile", true);
         }
-        if end <= plan.fork || self.gap.is_some() {
-            return self.prepared(node, session, Some(Vec::new()));
+        // In an open gap the orphans are safe, but for those of a source that parts earlier than the one before it.
+        let known = self.gap.as_ref().is_some_and(|g| g.state.since <= plan.fork || g.state.rollback.is_none());
+        if end > plan.fork && !known && self.gap.as_ref().is_some_and(|g| !g.saved.is_empty()) {
+            // They are under the undo.
+            self.unwind = true;
+            return;
+        }
+        if end <= plan.fork || known {
+            let nothing = DirtySet::new(&self.volume_sizes());
+            return self.prepared(node, session, Some(nothing));
         }
         let changed = self.changed_since(node, plan.fork);
         let aside = self.begin_set_aside(node, session, plan.fork, changed);
         self.put_aside(node, aside);
+    }
+
+    /// A resync before this one is not over with yet.
+    fn is_unwinding(&self) -> bool {
+        self.unwind || self.rollback.is_some() || self.resync_ios > 0
     }
 
     fn prepare_mut(&mut self, node: NodeId, session: SessionId) -> Option<&mut Prepare> {
@@ -202,12 +218,12 @@ impl Node {
         }
     }
 
-    pub(super) fn orphans_are_safe(&mut self, node: NodeId, session: SessionId, changed: Option<Vec<Extent>>) {
+    pub(super) fn orphans_are_safe(&mut self, node: NodeId, session: SessionId, changed: Option<DirtySet>) {
         self.prepared(node, session, changed);
     }
 
     /// Nothing is lost by going on: end what is past the fork, or open the gap, durably.
-    fn prepared(&mut self, node: NodeId, session: SessionId, changed: Option<Vec<Extent>>) {
+    fn prepared(&mut self, node: NodeId, session: SessionId, changed: Option<DirtySet>) {
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let (plan, lineage) = (prepare.plan, prepare.lineage.clone());
         prepare.step = Step::Write;
@@ -231,62 +247,58 @@ impl Node {
         }
     }
 
-    fn open_gap(&mut self, node: NodeId, session: SessionId, changed: Option<Vec<Extent>>) {
-        let Some(fork) = self.prepare_mut(node, session).map(|p| p.plan.fork) else { return };
-        if self.gap.as_ref().is_some_and(|g| g.since <= fork) {
+    /// `changed` is what changed on this side since the fork; none where that is not known any more.
+    fn open_gap(&mut self, node: NodeId, session: SessionId, changed: Option<DirtySet>) {
+        let Some(prepare) = self.prepare_mut(node, session) else { return };
+        let (fork, term) = (prepare.plan.fork, prepare.lineage.last().map(|t| t.id));
+        if let Some(gap) = &mut self.gap {
+            let state = &mut gap.state;
+            // Another source, which parts from this lineage earlier: what changed here since is no longer known (R4). Or one that need not know
+            // what another has written over this replica.
+            let other_term = state.overwritten_in.is_some() && state.overwritten_in != term;
+            if fork < state.since || other_term {
+                state.everything = true;
+                state.since = fork.min(state.since);
+                state.overwritten_in = state.overwritten_in.and(term);
+            }
             return self.persist(Then::GapOpen { peer: node, session });
         }
-        let volumes = self.cfg.volumes.iter().enumerate();
-        let everything: Vec<Extent> =
-            volumes.map(|(i, v)| Extent { volume: VolumeId(i as u16), offset: 0, length: v.size }).collect();
-        if let Some(gap) = &mut self.gap {
-            // Another source, which parts from this lineage earlier: what changed here since is no longer known (R4).
-            let (offset, bufs) = gap.note_changed(&everything);
-            return self.note_gap(node, session, None, offset, bufs);
-        }
-        let changed = changed.unwrap_or(everything);
-        let applied = self.store.applied();
-        let rollback = (!self.lineage.is_fresh()).then_some(applied);
-        let stream = self.draw_id();
-        let mut gap = GapState::new(rollback, fork, &self.volume_sizes(), stream);
-        let (offset, bufs) = gap.note_changed(&changed);
-        self.note_gap(node, session, Some(Box::new(gap)), offset, bufs);
-    }
-
-    fn note_gap(
-        &mut self,
-        node: NodeId,
-        session: SessionId,
-        gap: Option<Box<GapState>>,
-        offset: u64,
-        bufs: Vec<crate::buf::Payload>,
-    ) {
+        let state = Gap {
+            rollback: (!self.lineage.is_fresh()).then_some(self.store.applied()),
+            since: fork,
+            everything: changed.is_none(),
+            grain: self.cfg.undo_grain(),
+            overwritten_in: None,
+        };
+        let (sizes, stream) = (self.volume_sizes(), self.draw_id());
+        let mut gap = GapState::new(state, &sizes, self.cfg.changed_limit(), stream);
+        let (offset, bufs) = gap.note_changed(&changed.unwrap_or_else(|| DirtySet::new(&sizes)));
         let Some(prepare) = self.prepare_mut(node, session) else { return };
-        prepare.step = Step::Note(gap);
+        prepare.step = Step::Note(Box::new(gap));
         if bufs.is_empty() {
-            return self.gap_noted(node, session, Ok(IoData::Nothing));
+            return self.gap_is_noted(node, session);
         }
         let purpose = Purpose::GapNoted { peer: node, session };
+        // Counted, so that another attempt does not write beside it.
+        self.resync_ios += 1;
         self.io(purpose, Part::History, IoOp::Write { offset, bufs, sync: true });
     }
 
     /// The history can be found; now the superblock may say that the gap is open.
     pub(super) fn gap_noted(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
+        self.resync_ios -= 1;
         if let Err(error) = result {
             self.notice(Notice::StorageFailed { part: "history".into(), errno: error.errno });
             return self
                 .refuse(node, format!("the history cannot be written (errno {}): make room for it", error.errno));
         }
+        self.gap_is_noted(node, session);
+    }
+
+    fn gap_is_noted(&mut self, node: NodeId, session: SessionId) {
+        let applied = self.store.applied();
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let Step::Note(gap) = std::mem::replace(&mut prepare.step, Step::Write) else { return };
-        let fork = prepare.plan.fork;
-        let applied = self.store.applied();
-        let Some(gap) = gap else {
-            if let Some(open) = &mut self.gap {
-                open.since = fork;
-            }
-            return self.persist(Then::GapOpen { peer: node, session });
-        };
         self.history_stream = gap.stream;
         self.gap = Some(*gap);
         let log_stream = self.draw_id();
@@ -297,18 +309,45 @@ impl Node {
         self.persist(Then::GapOpen { peer: node, session });
     }
 
-    /// The gap is durably open: contents may come.
+    /// The gap is durably open: the source is told what is lacking, and contents may come.
     pub(super) fn gap_is_open(&mut self, node: NodeId, session: SessionId) {
+        if let Some(prepare) = self.prepare_mut(node, session) {
+            prepare.step = Step::Tell(LacksAt::start());
+            self.tell_lacks(node, session);
+        }
+    }
+
+    pub(super) fn lacks_taken(&mut self, node: NodeId) {
+        if let Some(session) = self.peers[node.0 as usize].session() {
+            self.tell_lacks(node, session);
+        }
+    }
+
+    /// One piece at a time, so that neither side holds more of them.
+    fn tell_lacks(&mut self, node: NodeId, session: SessionId) {
+        let Some(Step::Tell(mut at)) = self.prepare_mut(node, session).map(|p| match &p.step {
+            Step::Tell(at) => Step::Tell(*at),
+            _ => Step::Write,
+        }) else {
+            return;
+        };
         let Some(gap) = &self.gap else { return };
+        let everything = gap.state.everything;
+        if !everything && let Some(piece) = gap.lacks(&mut at) {
+            if let Some(prepare) = self.prepare_mut(node, session) {
+                prepare.step = Step::Tell(at);
+            }
+            return self.send(node, session, PeerMsg::Lacks { piece });
+        }
         let applied = self.store.applied();
-        let extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
+        let rollback = gap.state.rollback.unwrap_or(Lsn(0));
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let since = prepare.plan.fork.min(applied);
-        let resync = ResyncTarget::new(applied, std::mem::take(&mut prepare.lineage), prepare.zero);
+        let resync = ResyncTarget::new(rollback, std::mem::take(&mut prepare.lineage), prepare.zero);
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
             target.stage = TargetStage::Resync(Box::new(resync));
         }
-        self.send(node, session, PeerMsg::ReadyResync { since, extents });
+        self.send(node, session, PeerMsg::ReadyResync { since, everything });
     }
 
     /// The lineage entry is durable: from now on this node acknowledges in the active's term (L1).

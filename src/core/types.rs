@@ -116,6 +116,11 @@ impl Record {
     pub fn end(&self) -> u64 {
         self.offset + self.length
     }
+
+    /// The range that it covers.
+    pub fn extent(&self) -> Extent {
+        Extent { volume: self.volume, offset: self.offset, length: self.length }
+    }
 }
 
 /// A run of bytes on a volume.

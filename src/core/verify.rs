@@ -178,10 +178,7 @@ impl Node {
 
     /// Whether a record after `since` touches the range, or might.
     pub(super) fn touched_since(&self, since: Lsn, extent: Extent) -> bool {
-        let overlaps = |e: &Extent| {
-            e.volume == extent.volume && e.offset < extent.offset + extent.length && extent.offset < e.offset + e.length
-        };
-        self.log.from() > since.next() || self.log.extents_after(since).any(|(_, e)| overlaps(&e))
+        self.log.touched_since(since, extent)
     }
 
     fn chunk_is_read(&mut self, id: u64) {

@@ -124,13 +124,36 @@ pub enum Verdict {
     },
 }
 
-/// What a chain holds.
+/// Takes in what a walk finds, batch by batch, so that a long chain needs no memory of its length.
+pub trait Sink {
+    /// A batch of which at least one record counts, and its bytes.
+    fn push(&mut self, batch: BatchEntry, body: &Payload);
+    /// Records from `first` on do not count after all, if there are any; and the batch that comes next does not stand right
+    /// behind the last one that counts.
+    fn void_from(&mut self, first: Lsn);
+}
+
+/// What a chain holds, all at once: for short ones.
 #[derive(Clone, Debug)]
 pub struct Scan {
     /// Oldest first; lsns follow each other without a gap.
     pub entries: Vec<BatchEntry>,
     /// Oldest voiding first.
     pub voids: Vec<VoidRun>,
+    pub walked: Walked,
+}
+
+impl std::ops::Deref for Scan {
+    type Target = Walked;
+
+    fn deref(&self) -> &Walked {
+        &self.walked
+    }
+}
+
+/// Where a walk came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Walked {
     /// The last record that counts, or the one before `ScanStart::first` if there is none.
     pub end: Lsn,
     /// Term of the chain's last header, none for an empty chain.
@@ -164,17 +187,31 @@ pub fn scan(
     from: ScanStart,
     read: impl FnMut(u64, u64) -> Result<Payload, IoError>,
 ) -> Result<Scan, IoError> {
+    let mut found = Collected::default();
+    let walked = scan_into(geometry, stream, from, read, &mut found)?;
+    Ok(Scan { entries: found.entries, voids: found.voids, walked })
+}
+
+/// The same, batch by batch into `sink`.
+pub fn scan_into(
+    geometry: &Geometry,
+    stream: u128,
+    from: ScanStart,
+    read: impl FnMut(u64, u64) -> Result<Payload, IoError>,
+    sink: &mut dyn Sink,
+) -> Result<Walked, IoError> {
     let mut ring = Reader { geometry: *geometry, read, window: None };
     let mut walk = Walk::new(*geometry, stream, from);
     while let Some((header, metas)) = walk.find_next(&mut ring)? {
         let body = ring.get(header.fields.address, header.bytes())?;
         let good = metas.iter().take_while(|meta| batch::payload_ok(meta, &body)).count();
-        walk.take(&header, metas, good);
+        walk.take(&header, metas, good, &body, sink);
+    }
+    if walk.torn.is_some() {
+        sink.void_from(walk.expected);
     }
     let verdict = walk.judge(&mut ring)?;
-    Ok(Scan {
-        entries: walk.entries,
-        voids: walk.voids,
+    Ok(Walked {
         end: walk.expected.prev(),
         term: walk.term,
         next: walk.next,
@@ -182,6 +219,33 @@ pub fn scan(
         durable: walk.durable,
         verdict,
     })
+}
+
+/// Everything that a walk finds.
+#[derive(Default)]
+struct Collected {
+    entries: Vec<BatchEntry>,
+    voids: Vec<VoidRun>,
+}
+
+impl Sink for Collected {
+    fn push(&mut self, batch: BatchEntry, _body: &Payload) {
+        self.entries.push(batch);
+    }
+
+    fn void_from(&mut self, first: Lsn) {
+        let from = self.voids.len();
+        while let Some(entry) = self.entries.last_mut().filter(|entry| entry.last() >= first) {
+            let keep = first.0.saturating_sub(entry.start.first.0) as usize;
+            let indexes = keep..entry.metas.len();
+            self.voids.push(VoidRun { start: entry.start, bytes: entry.bytes, term: entry.term, indexes });
+            entry.metas.truncate(keep);
+            if keep == 0 {
+                self.entries.pop();
+            }
+        }
+        self.voids[from..].reverse();
+    }
 }
 
 /// Reads the ring in chunks: batches are often a few KiB, and one read for each would take long.
@@ -226,8 +290,6 @@ struct Walk {
     durable: Lsn,
     /// Address of the last batch, if it is torn.
     torn: Option<u64>,
-    entries: Vec<BatchEntry>,
-    voids: Vec<VoidRun>,
 }
 
 impl Walk {
@@ -243,8 +305,6 @@ impl Walk {
             term: None,
             durable: Lsn(0),
             torn: None,
-            entries: Vec::new(),
-            voids: Vec::new(),
         }
     }
 
@@ -282,9 +342,18 @@ impl Walk {
     }
 
     /// Adds a batch whose first `good` records are intact.
-    fn take(&mut self, header: &BatchHeader, mut metas: Vec<RecordMeta>, good: usize) {
+    fn take(
+        &mut self,
+        header: &BatchHeader,
+        mut metas: Vec<RecordMeta>,
+        good: usize,
+        body: &Payload,
+        sink: &mut dyn Sink,
+    ) {
         let fields = header.fields;
-        self.void_from(fields.first);
+        if fields.first < self.expected || self.torn.is_some() {
+            sink.void_from(fields.first);
+        }
         if self.term.is_some_and(|term| term.id != fields.term.id) {
             // What was durable of another term's orphans says nothing about the records that take their lsns.
             self.durable = self.durable.min(fields.first.prev());
@@ -295,26 +364,11 @@ impl Walk {
         self.torn = (good < metas.len()).then_some(fields.address);
         metas.truncate(good);
         if good > 0 {
-            self.entries.push(BatchEntry { start, bytes: header.bytes(), term: fields.term, metas });
+            sink.push(BatchEntry { start, bytes: header.bytes(), term: fields.term, metas }, body);
         }
         self.expected = header.lsn(good);
         self.next = fields.address + header.bytes();
         self.prev_crc = header.crc;
-    }
-
-    /// Ends all records from `first` on.
-    fn void_from(&mut self, first: Lsn) {
-        let from = self.voids.len();
-        while let Some(entry) = self.entries.last_mut().filter(|entry| entry.last() >= first) {
-            let keep = first.0.saturating_sub(entry.start.first.0) as usize;
-            let indexes = keep..entry.metas.len();
-            self.voids.push(VoidRun { start: entry.start, bytes: entry.bytes, term: entry.term, indexes });
-            entry.metas.truncate(keep);
-            if keep == 0 {
-                self.entries.pop();
-            }
-        }
-        self.voids[from..].reverse();
     }
 
     /// Whether the record that the chain stopped at had been durable.

@@ -35,7 +35,7 @@ pub(super) enum Head {
     },
     ReadyResync {
         since: Lsn,
-        extents: Vec<Extent>,
+        everything: bool,
     },
     /// The records' lsns are `first`, `first + 1`, and so on.
     Append {
@@ -53,6 +53,8 @@ pub(super) enum Head {
     },
     ResyncBegin {
         bytes: u64,
+        runs: u64,
+        whole: bool,
     },
     ResyncData {
         records: Vec<Meta>,
@@ -88,6 +90,10 @@ pub(super) enum Head {
         version: u64,
         granted: bool,
     },
+    Lacks {
+        piece: Vec<u8>,
+    },
+    LacksTaken,
 }
 
 impl Head {
@@ -113,12 +119,14 @@ impl Head {
             }
             PeerMsg::Hello(hello) => Head::Hello(hello),
             PeerMsg::Ready { received, durable } => Head::Ready { received, durable },
-            PeerMsg::ReadyResync { since, extents } => Head::ReadyResync { since, extents },
+            PeerMsg::ReadyResync { since, everything } => Head::ReadyResync { since, everything },
+            PeerMsg::Lacks { piece } => Head::Lacks { piece },
+            PeerMsg::LacksTaken => Head::LacksTaken,
             PeerMsg::Heartbeat { watermarks } => Head::Heartbeat { watermarks },
             PeerMsg::Ack(ack) => Head::Ack(ack),
             PeerMsg::Charter(charter) => Head::Charter(charter),
             PeerMsg::CharterAck { version } => Head::CharterAck { version },
-            PeerMsg::ResyncBegin { bytes } => Head::ResyncBegin { bytes },
+            PeerMsg::ResyncBegin { bytes, runs, whole } => Head::ResyncBegin { bytes, runs, whole },
             PeerMsg::ResyncEnd { base, until } => Head::ResyncEnd { base, until },
             PeerMsg::ResyncDone { position } => Head::ResyncDone { position },
             PeerMsg::VerifyAsk { id, extent, crcs, chunk } => Head::VerifyAsk { id, extent, crcs, chunk },
@@ -136,13 +144,15 @@ impl Head {
         match self {
             Head::Hello(hello) => PeerMsg::Hello(hello),
             Head::Ready { received, durable } => PeerMsg::Ready { received, durable },
-            Head::ReadyResync { since, extents } => PeerMsg::ReadyResync { since, extents },
+            Head::ReadyResync { since, everything } => PeerMsg::ReadyResync { since, everything },
+            Head::Lacks { piece } => PeerMsg::Lacks { piece },
+            Head::LacksTaken => PeerMsg::LacksTaken,
             Head::Append { watermarks, .. } => PeerMsg::Append { records, watermarks },
             Head::Heartbeat { watermarks } => PeerMsg::Heartbeat { watermarks },
             Head::Ack(ack) => PeerMsg::Ack(ack),
             Head::Charter(charter) => PeerMsg::Charter(charter),
             Head::CharterAck { version } => PeerMsg::CharterAck { version },
-            Head::ResyncBegin { bytes } => PeerMsg::ResyncBegin { bytes },
+            Head::ResyncBegin { bytes, runs, whole } => PeerMsg::ResyncBegin { bytes, runs, whole },
             Head::ResyncData { sent_bytes, .. } => PeerMsg::ResyncData { records, sent_bytes },
             Head::ResyncEnd { base, until } => PeerMsg::ResyncEnd { base, until },
             Head::ResyncDone { position } => PeerMsg::ResyncDone { position },
@@ -191,7 +201,6 @@ impl Head {
     /// Every run of bytes on a volume that the message names beside its records.
     pub(super) fn extents(&self) -> &[Extent] {
         match self {
-            Head::ReadyResync { extents, .. } => extents,
             Head::VerifyAsk { extent, .. } => std::slice::from_ref(extent),
             Head::VerifyAnswer { differing, .. } => differing,
             _ => &[],

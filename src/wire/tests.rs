@@ -43,7 +43,13 @@ fn hello() -> Hello {
             ..Charter::default()
         },
         promoting: false,
-        gap: Some(Gap { rollback: Some(Lsn(3)), since: Lsn(2) }),
+        gap: Some(Gap {
+            rollback: Some(Lsn(3)),
+            since: Lsn(2),
+            everything: true,
+            grain: 4096,
+            overwritten_in: Some(TermId(7)),
+        }),
     }
 }
 
@@ -53,7 +59,9 @@ fn one_of_each() -> Vec<PeerMsg> {
     vec![
         PeerMsg::Hello(Box::new(hello())),
         PeerMsg::Ready { received: Lsn(5), durable: Lsn(4) },
-        PeerMsg::ReadyResync { since: Lsn(9), extents: vec![extent; 3] },
+        PeerMsg::Lacks { piece: vec![1, 2, 3] },
+        PeerMsg::LacksTaken,
+        PeerMsg::ReadyResync { since: Lsn(9), everything: true },
         PeerMsg::Append {
             records: vec![
                 record(10, Kind::Write, 0, &[1; 4096]),
@@ -75,7 +83,7 @@ fn one_of_each() -> Vec<PeerMsg> {
         }),
         PeerMsg::Charter(hello().charter),
         PeerMsg::CharterAck { version: 8 },
-        PeerMsg::ResyncBegin { bytes: 1 << 40 },
+        PeerMsg::ResyncBegin { bytes: 1 << 40, runs: 3, whole: true },
         PeerMsg::ResyncData {
             records: vec![record(0, Kind::Write, 0, &[3; 8192]), record(0, Kind::Zeroes, 0, &[0; 512])],
             sent_bytes: 1 << 33,
@@ -217,14 +225,14 @@ fn what_no_receiver_takes_is_not_sent() {
     let big = PeerMsg::ResyncData { records: vec![record(0, Kind::Write, 0, &[0; 5 << 20]); 2], sent_bytes: 0 };
     assert!(matches!(encode(&big, false), Err(WireError::PayloadLength(_))));
     let extent = Extent { volume: VolumeId(0), offset: 1 << 40, length: 4096 };
-    let long = PeerMsg::ReadyResync { since: Lsn(0), extents: vec![extent; 100_000] };
+    let long = PeerMsg::VerifyAnswer { id: 1, differing: vec![extent; 100_000], retry: false };
     assert!(matches!(encode(&long, false), Err(WireError::HeadLength(_))));
 }
 
 #[test]
 fn the_largest_head_that_is_sent_is_also_taken() {
     let tiny = Extent { volume: VolumeId(0), offset: 0, length: 0 };
-    let message = PeerMsg::ReadyResync { since: Lsn(0), extents: vec![tiny; (MAX_HEAD - 16) / 3] };
+    let message = PeerMsg::VerifyAnswer { id: 1, differing: vec![tiny; (MAX_HEAD - 16) / 3], retry: false };
     assert_eq!(round_trip(&message, false), message);
 }
 

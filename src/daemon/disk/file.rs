@@ -6,7 +6,9 @@ use crate::core::IoError;
 use crate::daemon::ring::Fd;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::fstat;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::sys::statvfs::fstatvfs;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{Whence, ftruncate, lseek};
 use std::cell::Cell;
@@ -269,6 +271,38 @@ impl PartFile {
             return Err(IoError { errno: libc::EINVAL });
         }
         retry(|| ftruncate(&*self.fd, length as i64))
+    }
+}
+
+/// Reserves room behind a file's end, without moving it.
+pub(super) const RESERVE: FallocateFlags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+
+impl PartFile {
+    /// Reserves room for a growing part to become `length` bytes long. How long it can become: `length`, or less.
+    pub(super) fn reserve(&self, length: u64) -> Result<u64, IoError> {
+        match retry(|| fallocate(&*self.fd, RESERVE, 0, length.max(1) as i64)) {
+            Ok(()) => Ok(length),
+            Err(e) => self.room_instead(length, e.errno),
+        }
+    }
+
+    /// How long it can become, where reserving `length` failed. What was reserved of it is given back.
+    pub(super) fn room_instead(&self, length: u64, errno: i32) -> Result<u64, IoError> {
+        let allocated = || {
+            let stat = retry(|| fstat(&*self.fd))?;
+            let free = retry(|| fstatvfs(&*self.fd))?;
+            Ok(stat.st_blocks as u64 * 512 + free.blocks_available() as u64 * free.fragment_size() as u64)
+        };
+        match errno {
+            // No file system that cannot reserve: what is free is as good as it gets.
+            libc::EOPNOTSUPP => Ok(allocated()?.min(length)),
+            libc::ENOSPC | libc::EDQUOT | libc::EFBIG => {
+                let size = self.size()?;
+                retry(|| ftruncate(&*self.fd, size as i64))?;
+                Ok(allocated()?.min(length.saturating_sub(1)))
+            }
+            errno => Err(IoError { errno }),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! An I/O of the core on its way: what goes on the ring next, until it is done.
 
-use super::file::{ATTEMPTS, IoMode, PartFile, progress, zeros};
+use super::file::{ATTEMPTS, IoMode, PartFile, RESERVE, progress, zeros};
 use crate::buf::BufMut;
 use crate::core::{IoData, IoError, IoId, IoOp};
 use crate::daemon::ring::Op;
@@ -28,6 +28,10 @@ enum Work {
         offset: u64,
         length: u64,
         discard: bool,
+    },
+    /// By fallocate.
+    Reserve {
+        length: u64,
     },
     /// By writing: what is left after the write in flight.
     WriteZeros {
@@ -65,6 +69,10 @@ impl Job {
             IoOp::Write { offset, bufs, sync } => (Work::Write, Op::Write { file: fd, offset, bufs, skip: 0, sync }),
             IoOp::Flush => (Work::Flush, Op::Fdatasync { file: fd }),
             IoOp::Zero { offset, length, discard } => return Job::zero(id, file, offset, length, discard),
+            IoOp::Reserve { length } => {
+                let op = Op::Fallocate { file: fd, mode: RESERVE.bits(), offset: 0, length: length.max(1) };
+                (Work::Reserve { length }, op)
+            }
             IoOp::NextData { offset } => return Step::Done(id, file.next_data(offset).map(IoData::Extent)),
             IoOp::Truncate { length } => match file.cut(length) {
                 Ok(()) => (Work::Flush, Op::Fdatasync { file: fd }),
@@ -113,6 +121,10 @@ impl Job {
                 self.file.zero_refused(discard);
                 Job::zero(self.id, self.file, offset, length, discard)
             }
+            Err(errno) if matches!(self.work, Work::Reserve { .. }) => {
+                let Work::Reserve { length } = self.work else { unreachable!("just matched") };
+                Step::Done(self.id, self.file.room_instead(length, errno).map(IoData::Room))
+            }
             Err(errno) => Step::Done(self.id, Err(IoError { errno })),
             Ok(n) => self.moved(op, n),
         }
@@ -145,7 +157,13 @@ impl Job {
                     }
                 }
             }
-            _ => Step::Done(self.id, Ok(IoData::Nothing)),
+            _ => {
+                let data = match self.work {
+                    Work::Reserve { length } => IoData::Room(length),
+                    _ => IoData::Nothing,
+                };
+                Step::Done(self.id, Ok(data))
+            }
         }
     }
 }
@@ -155,6 +173,7 @@ fn at_once(file: &PartFile, op: IoOp) -> Result<IoData, IoError> {
     match op {
         IoOp::Read { offset, length } => return file.read(offset, length).map(IoData::Bytes),
         IoOp::NextData { offset } => return file.next_data(offset).map(IoData::Extent),
+        IoOp::Reserve { length } => return file.reserve(length).map(IoData::Room),
         IoOp::Write { offset, bufs, sync } => file.write(offset, &bufs, sync)?,
         IoOp::Flush => file.flush()?,
         IoOp::Zero { length: 0, .. } => {}

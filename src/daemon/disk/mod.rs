@@ -80,7 +80,7 @@ impl Disk {
     /// Starts an I/O.
     pub fn start(&mut self, id: IoId, part: Part, op: IoOp) -> Step {
         let file = match &op {
-            IoOp::Write { .. } => self.for_writing(part).map(Some),
+            IoOp::Write { .. } | IoOp::Reserve { .. } => self.for_writing(part).map(Some),
             _ => self.existing(part),
         };
         match file {

@@ -298,9 +298,10 @@ fn a_dial_that_nobody_answers_ends_in_time() {
 fn a_message_that_cannot_be_sent_ends_the_session_and_not_the_daemon() {
     let mut both = pair();
     let session = both.0.session().unwrap();
-    let too_long = PeerMsg::ReadyResync {
-        since: Lsn(0),
-        extents: vec![Extent { volume: VolumeId(0), offset: 1 << 40, length: 4096 }; 100_000],
+    let too_long = PeerMsg::VerifyAnswer {
+        id: 1,
+        retry: false,
+        differing: vec![Extent { volume: VolumeId(0), offset: 1 << 40, length: 4096 }; 100_000],
     };
     both.0.peers.send(BETA, session, &too_long, &mut both.0.hub);
     until("over", &mut both, step_both, |(a, b)| a.at_rest() && b.at_rest());

@@ -31,7 +31,13 @@ fn superblock(sequence: u64) -> Superblock {
         tail: ScanStart { address: 4096, prev_crc: 8, first: Lsn(50) },
         zero: false,
         pledge: None,
-        gap: Some(Gap { rollback: Some(Lsn(55)), since: Lsn(54) }),
+        gap: Some(Gap {
+            rollback: Some(Lsn(55)),
+            since: Lsn(54),
+            everything: true,
+            grain: 8192,
+            overwritten_in: Some(TermId(17)),
+        }),
         history_stream: 11,
         history_bytes: 12 << 20,
         bitmaps: vec![BitmapState {
@@ -66,7 +72,10 @@ proptest! {
         let lineage = lineage.into_iter().map(|(number, id, first)| Term { number, id: TermId(id), first: Lsn(first) });
         let superblock = Superblock {
             resource, volumes, lineage: lineage.collect(), clean: flags[0], zero: flags[1], log_errors: flags[2],
-            gap: flags[3].then_some(Gap { rollback: rollback.map(Lsn), since: Lsn(checkpoint) }), checkpoint: Lsn(checkpoint),
+            gap: flags[3].then_some(Gap {
+                rollback: rollback.map(Lsn), since: Lsn(checkpoint), everything: flags[0], grain: address,
+                overwritten_in: rollback.map(|r| TermId(r.into())),
+            }), checkpoint: Lsn(checkpoint),
             tail: ScanStart { address, prev_crc, first: Lsn(checkpoint / 2) }, extension, ..superblock(sequence)
         };
         let slot = encode(&superblock).unwrap();

@@ -35,6 +35,8 @@ pub struct DiskMood {
     pub only: Option<Class>,
     /// Parts that grow cannot.
     pub full: bool,
+    /// Bytes for history and salvage, together.
+    pub room: Option<u64>,
 }
 
 /// Parts as faults tell them apart.
@@ -161,7 +163,8 @@ impl SimDisk {
 
     fn draw_fault(&mut self, part: Part, op: &IoOp, rng: &mut Rng) -> Option<i32> {
         let class = Class::of(part);
-        if self.mood.full && class == Class::Growing && changes(op) && range(op).1 > self.part(part).size {
+        let grows = class == Class::Growing && changes(op) && range(op).1 > self.part(part).size;
+        if grows && range(op).1 > self.room_for(part) {
             self.faults += u64::from(!matches!(op, IoOp::Truncate { .. }));
             return (!matches!(op, IoOp::Truncate { .. })).then_some(ENOSPC);
         }
@@ -171,12 +174,26 @@ impl SimDisk {
         let ppm = match op {
             IoOp::Read { .. } => self.mood.read_error_ppm,
             IoOp::Flush => self.mood.flush_error_ppm,
-            IoOp::NextData { .. } => 0,
+            IoOp::NextData { .. } | IoOp::Reserve { .. } => 0,
             IoOp::Write { .. } | IoOp::Zero { .. } | IoOp::Truncate { .. } => self.mood.write_error_ppm,
         };
         let fails = rng.ppm(ppm);
         self.faults += u64::from(fails);
         fails.then_some(EIO)
+    }
+
+    /// How long a growing part can become.
+    fn room_for(&mut self, part: Part) -> u64 {
+        let size = self.part(part).size;
+        match self.mood.room {
+            _ if self.mood.full => size,
+            Some(room) if matches!(part, Part::History | Part::Salvage(_)) => {
+                let told = |p: &&Part| matches!(p, Part::History | Part::Salvage(_));
+                let used: u64 = self.parts.iter().filter(|(p, _)| told(p)).map(|(_, s)| s.size).sum();
+                size + room.saturating_sub(used)
+            }
+            _ => u64::MAX,
+        }
     }
 
     fn delay(&self, op: &IoOp, rng: &mut Rng) -> u64 {
@@ -209,7 +226,11 @@ impl SimDisk {
                 };
                 return Ok(IoData::Extent(run));
             }
-            IoOp::Read { .. } | IoOp::NextData { .. } => (),
+            IoOp::Reserve { length } if failure.is_none() => {
+                let room = self.room_for(flight.part).min(*length);
+                return Ok(IoData::Room(room));
+            }
+            IoOp::Read { .. } | IoOp::NextData { .. } | IoOp::Reserve { .. } => (),
             IoOp::Write { .. } | IoOp::Zero { .. } => match failure {
                 // No room: nothing happened. Anything else: any part of it may have.
                 Some(IoError { errno: ENOSPC }) => (),
@@ -321,7 +342,7 @@ fn range(op: &IoOp) -> (u64, u64) {
         IoOp::Read { offset, length } | IoOp::Zero { offset, length, .. } => (*offset, offset + length),
         IoOp::Write { offset, bufs, .. } => (*offset, offset + bufs.iter().map(|b| b.len() as u64).sum::<u64>()),
         IoOp::Truncate { length } => (*length, u64::MAX),
-        IoOp::Flush | IoOp::NextData { .. } => (0, 0),
+        IoOp::Flush | IoOp::NextData { .. } | IoOp::Reserve { .. } => (0, 0),
     }
 }
 
