@@ -205,10 +205,9 @@ impl DirtySet {
 
     /// The smallest grain at which any set of blocks of these volumes costs no more than `limit`.
     pub fn grain_within(sizes: &[u64], limit: u64) -> u64 {
-        let cost = |grain: u64| {
-            let chunks = sizes.iter().map(|size| size.div_ceil(grain.saturating_mul(CHUNK)));
-            chunks.sum::<u64>().saturating_mul(CHUNK_COST + WORDS as u64 * 8)
-        };
+        let chunk = |blocks: u64| CHUNK_COST + if blocks <= FEW as u64 { 2 * blocks } else { WORDS as u64 * 8 };
+        let volume = |blocks: u64| (blocks / CHUNK).saturating_mul(chunk(CHUNK)) + chunk(blocks % CHUNK);
+        let cost = |grain: u64| sizes.iter().map(|size| volume(size.div_ceil(grain))).fold(0, u64::saturating_add);
         let mut grain = DIRTY_BLOCK;
         while cost(grain) > limit && grain < MAX_GRAIN {
             grain *= 2;

@@ -46,7 +46,7 @@ impl<B: Brain> World<B> {
     fn mend_everything(&mut self) -> Result<(), Violation> {
         let all: Vec<NodeId> = self.nodes().collect();
         for node in &all {
-            self.slot(*node).disk.mood = self.plan.disk.clone();
+            self.slot(*node).disk.mood = self.calm();
             self.thaw(*node)?;
             all.iter().filter(|n| *n > node).for_each(|n| self.mend(*node, *n));
         }

@@ -5,6 +5,7 @@ use super::client::Habits;
 use super::disk::DiskMood;
 use super::rng::Rng;
 use super::truth::Geometry;
+use crate::core::config::TABLES;
 use crate::core::{Incarnation, Mode, NodeConfig, NodeId, NodeSpec, OnStall, VolumeSpec};
 
 /// Kinds of faults and commands.
@@ -123,13 +124,13 @@ impl Plan {
             use Trouble::*;
             troubles.retain(|(t, _)| !matches!(t, ReadErrors | WriteErrors | FlushErrors | FullDisk));
         }
-        Plan {
+        let mut plan = Plan {
             modes,
             geometry: Geometry { block, volumes },
             log_size,
             memory: rng.pick(&[64 << 10, 256 << 10, 1 << 20, 8 << 20]),
             window: rng.pick(&[32 << 10, 256 << 10, 4 << 20]),
-            tables: crate::core::config::TABLES,
+            tables: TABLES,
             history_size: u64::MAX,
             allow_invalid: false,
             stall_ms: rng.pick(&[200, 500, 2000]),
@@ -155,6 +156,20 @@ impl Plan {
             storm_us: rng.between(2_000_000, 12_000_000),
             audit: rng.per_mille(200),
             inspect_per_mille: rng.pick(&[50, 150, 400]),
+        };
+        plan.draw_bounds(rng, scope);
+        plan
+    }
+
+    /// Little memory for what changed, little room for history and salvage; and sometimes no history at all.
+    fn draw_bounds(&mut self, rng: &mut Rng, scope: Scope) {
+        self.tables = rng.pick(&[TABLES, TABLES, 4096, 2048, 1024]);
+        if !scope.sound_disks {
+            self.disk.room = rng.pick(&[None, None, None, Some(64 << 10), Some(256 << 10), Some(1 << 20)]);
+        }
+        self.allow_invalid = rng.per_mille(200);
+        if self.allow_invalid && rng.coin() {
+            self.history_size = rng.pick(&[32 << 10, 256 << 10]);
         }
     }
 

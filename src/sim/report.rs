@@ -6,17 +6,20 @@ use std::fmt;
 
 /// What some seeds of any thousand come to, beside each kind of trouble. One that stays at zero means that the simulator
 /// never got there, and proves nothing about it.
-const EXPECTED: [&str; 35] = [
+const EXPECTED: [&str; 38] = [
     "I/O errors",
     "damaged frames refused",
     "deadlocks resolved by force",
     "debts given up by force",
     "flips found by verify",
     "images looked at",
+    "images given up, by name",
     "images refused",
     "notice Demoted",
     "notice Dropped",
     "notice HandshakeRefused",
+    "notice HistoryTooSmall",
+    "notice ImageGivenUp",
     "notice InSync",
     "notice LogOverflow",
     "notice OrphansSetAside",

@@ -3,7 +3,7 @@
 use super::audit::Flip;
 use super::brain::Brain;
 use super::client::Client;
-use super::disk::SimDisk;
+use super::disk::{DiskMood, SimDisk};
 use super::invariants::durability::Durability;
 use super::invariants::{Violation, broken, order, records, salvage};
 use super::net::{Due, Lane, Net};
@@ -286,7 +286,7 @@ impl<B: Brain> World<B> {
                 Ok(())
             }
             Happening::DiskWell { node } => {
-                self.slot(node).disk.mood = self.plan.disk.clone();
+                self.slot(node).disk.mood = self.calm();
                 Ok(())
             }
         }
@@ -356,6 +356,12 @@ impl<B: Brain> World<B> {
             self.poll_by(node, at.max(self.now + 1) + late);
         }
         self.check_marks(node)
+    }
+
+    /// A disk without faults: while things go wrong it may have little room all the same.
+    pub fn calm(&self) -> DiskMood {
+        let room = self.plan.disk.room.filter(|_| self.storm);
+        DiskMood { room, ..self.plan.disk.clone() }
     }
 
     /// Notes who is in sync by this node's charter. What clients are told counts for those who were before and are now.
@@ -475,6 +481,10 @@ impl<B: Brain> World<B> {
         let kind = kind.split([' ', '{', '(']).next().unwrap_or_default();
         self.counts.one(&format!("notice {kind}"));
         self.say(|| format!("{} == {notice:?}", name(node.0 as usize)));
+        if matches!(notice, Notice::ImageGivenUp { .. }) {
+            // The file allows it: what it holds is of no worth until it is whole again.
+            self.durability.gave_up(node);
+        }
     }
 
     /// A node opened a term and serves it.

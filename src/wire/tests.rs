@@ -124,7 +124,7 @@ fn every_message_comes_out_as_it_went_in() {
 
 #[test]
 fn records_share_the_received_buffer_and_stay_aligned() {
-    let message = &one_of_each()[3];
+    let message = &one_of_each()[5];
     let (header, head, payload) = split(&encode(message, false).unwrap());
     let base = payload.as_ptr() as usize;
     let PeerMsg::Append { records, .. } = decode(&FrameHeader::parse(&header).unwrap(), &head, payload).unwrap() else {
