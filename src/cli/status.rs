@@ -86,6 +86,9 @@ fn heading(status: &Value, colours: bool) -> String {
     if let Value::String(fault) = &status["fault"] {
         text.push_str(&format!("{}\n", paint(&plain(fault), Some(Colour::Bad), colours)));
     }
+    if let Value::String(why) = &status["image"]["why"] {
+        text.push_str(&format!("no valid image: {}\n", paint(&plain(why), Some(Colour::Bad), colours)));
+    }
     text
 }
 

@@ -23,6 +23,18 @@ pub struct Status {
     pub memory: MemoryStatus,
     pub peers: Vec<PeerStatus>,
     pub fault: Option<String>,
+    /// What this replica could be brought up as.
+    pub image: ImageStatus,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ImageStatus {
+    /// Whether it could be promoted, as far as its own image goes.
+    pub valid: bool,
+    /// In the middle of a resync: where it would go back to.
+    pub rollback: Option<Lsn>,
+    /// Why it is not valid, for people.
+    pub why: Option<&'static str>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -102,7 +114,22 @@ impl Node {
             memory: MemoryStatus { used: self.overlay.memory(), limit: self.cfg.memory },
             peers: self.cfg.peers().map(|n| self.peer_status(n, now)).collect(),
             fault: self.fault.clone(),
+            image: self.image_status(),
         }
+    }
+
+    fn image_status(&self) -> ImageStatus {
+        let Some(state) = self.gap.as_ref().map(|g| g.state) else {
+            return ImageStatus { valid: true, rollback: None, why: None };
+        };
+        let why = match (state.rollback, state.overwritten_in) {
+            (Some(_), _) => None,
+            (None, Some(_)) => {
+                Some("a resync overwrites it in place (allow_invalid): it cannot be promoted until that has ended")
+            }
+            (None, None) => Some("its first full resync has not ended: it cannot be promoted before"),
+        };
+        ImageStatus { valid: state.rollback.is_some(), rollback: state.rollback, why }
     }
 
     fn state_name(&self) -> &'static str {

@@ -159,7 +159,9 @@ fn a_resync_without_room_for_its_history_waits_for_it() {
     let load = Load::start(&cluster, 0, writers);
     load.await_writes(8000);
     must(cluster.start(1));
-    let full = |s: &Value| s["peers"][0]["why"].as_str().is_some_and(|w| w.contains("errno 28"));
+    let full = |s: &Value| {
+        s["peers"][0]["why"].as_str().is_some_and(|w| w.contains("of history here") && w.contains("make room"))
+    };
     cluster.await_status(1, "it says that there is no room", full);
     load.await_writes(50);
     disk.resize("256m");
@@ -167,4 +169,38 @@ fn a_resync_without_room_for_its_history_waits_for_it() {
     let mut writers = load.stop();
     assert_eq!(check(&cluster, 0, &mut writers, Promise::Completed), 0);
     cluster.assert_stores_equal(0, &[1], VOLUME);
+}
+
+/// Orphans are never thrown away: without room to set them aside the node stays out, says so, and comes back when there is room (R4).
+#[test]
+fn a_rejoin_without_room_for_the_salvage_is_refused_in_words() {
+    let cluster = Cluster::bare(&Plan::of(&["alpha", "beta"], "16MiB").log_size("16MiB").resource("stall_ms = 300"));
+    // Log and a store that is not written yet; then nothing is left for a copy of what it wrote.
+    let Some(mut disk) = SmallDisk::under(&cluster, 1, "28m") else { return };
+    let mut cluster = cluster.serve(&[0, 1]);
+    must(cluster.kill(0));
+    cluster.await_peer_gone(1, 0);
+    must(cluster.promote_without(1, &[0]));
+    let mut client = cluster.client(1);
+    client.write(0, &[0xbb; 8 << 20], true).unwrap();
+    cluster
+        .await_status(1, "it has applied what it wrote", |s| s["watermarks"]["applied"] == s["watermarks"]["accepted"]);
+    must(cluster.kill(1));
+    must(cluster.start(0));
+    cluster.await_answer(0);
+    must(cluster.promote_without(0, &[1]));
+    cluster.client(0).write(0, &block_of(0xaa), true).unwrap();
+    must(cluster.command(0, &understudy::core::Command::Demote { force: true }));
+    must(cluster.promote_without(0, &[1]));
+    must(cluster.start(1));
+    cluster.await_answer(1);
+    let refused = |s: &Value| {
+        let why = s["peers"][0]["why"].as_str().unwrap_or_default();
+        why.contains("orphaned writes could not be set aside") && why.contains("make room")
+    };
+    cluster.await_status(1, "it says that there is no room", refused);
+    disk.resize("256m");
+    cluster.await_in_sync(0, &[0, 1]);
+    cluster.assert_stores_equal(0, &[1], VOLUME);
+    assert!(cluster.dir(1).join("salvage.1").exists());
 }
