@@ -164,6 +164,7 @@ fn the_page_and_the_documentation_know_every_field_of_the_status() {
             why: Some("no word for 2 s".into()),
         }],
         fault: Some("log: errno 5".into()),
+        image: ImageStatus { valid: false, rollback: None, why: Some("it is overwritten in place") },
     };
     let mut value = serde_json::to_value(status).unwrap();
     value["clients"] = 2.into();
@@ -172,6 +173,7 @@ fn the_page_and_the_documentation_know_every_field_of_the_status() {
     let expected = "\
 data on beta: passive, faulted, term 3 (1a2b3c4d)
 log: errno 5
+no valid image: it is overwritten in place
 active     alpha
 in sync    alpha
 volumes    disk0 4 KiB

@@ -79,7 +79,7 @@ impl NodeConfig {
     /// Bytes of a block of undo: as small as lets the bits of all of them fit, and no longer than a record.
     pub fn undo_grain(&self) -> u64 {
         let sizes: Vec<u64> = self.volumes.iter().map(|v| v.size).collect();
-        super::dirty::DirtySet::grain_within(&sizes, self.tables / 4).min(crate::format::batch::MAX_RECORD_BYTES)
+        super::dirty::DirtySet::grain_within(&sizes, self.tables / 2).min(crate::format::batch::MAX_RECORD_BYTES)
     }
 
     /// The name of a node.

@@ -183,6 +183,8 @@ pub struct Node {
     pub(super) resync_ios: u64,
     /// The history ran out in the middle of a resync: the undo is to be put back.
     pub(super) unwind: bool,
+    /// What a resync was seen to need of it at least, in bytes: it is not tried again with less.
+    pub(super) history_floor: u64,
     pub(super) history_stream: u128,
     pub(super) verify: Option<super::verify::Verify>,
     pub(super) verify_jobs: u64,
@@ -229,6 +231,7 @@ impl Node {
             rollback: None,
             resync_ios: 0,
             unwind: false,
+            history_floor: 0,
             history_stream: sb.history_stream,
             verify: None,
             verify_jobs: 0,

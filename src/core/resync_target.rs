@@ -67,6 +67,7 @@ pub(super) enum Step {
     /// Asks for so much room in the history (R1).
     Reserve {
         needed: u64,
+        counted: bool,
     },
     /// The superblock that gives up the way back is being written (contract 3).
     GiveUp,
@@ -407,6 +408,7 @@ impl Node {
         let (through, lineage, zero) = (resync.through, resync.lineage.clone(), resync.zero);
         let committed = resync.committed.max(through);
         self.gap = None;
+        self.history_floor = 0;
         self.lineage = Lineage::new(lineage);
         self.zero = zero;
         let log_stream = self.draw_id();

@@ -18,21 +18,26 @@ impl Node {
     pub(super) fn contents_announced(&mut self, node: NodeId, bytes: u64, runs: u64, whole: bool) {
         let peer = self.cfg.name(node).to_string();
         let has_way_back = self.gap.as_ref().is_some_and(|g| g.state.rollback.is_some());
-        let Some(resync) = self.resync_mut(node).filter(|r| matches!(r.step, Step::Idle)) else {
+        if self.resync_mut(node).filter(|r| matches!(r.step, Step::Idle)).is_none() {
             return self.close_link(node, "contents announced outside a resync", true);
-        };
-        if has_way_back && whole {
-            let at = (VolumeId(0), 0);
-            resync.step = Step::Census { at, bytes: 0, runs: 0 };
-            self.resync_io(node, Part::Store(at.0), IoOp::NextData { offset: at.1 }, 0);
         }
         self.notice(Notice::ResyncStarted { peer, bytes });
-        if has_way_back && !whole {
-            self.reserve(node, bytes, runs);
+        match whole {
+            _ if !has_way_back => {}
+            true => self.take_census(node, (VolumeId(0), 0), 0, 0),
+            false => self.reserve(node, bytes, runs, false),
         }
     }
 
-    /// A run of this side's data, of which any may be overwritten where everything is compared.
+    /// Counts this side's data: no more than that can be overwritten, whatever comes.
+    fn take_census(&mut self, node: NodeId, at: (VolumeId, u64), bytes: u64, runs: u64) {
+        if let Some(resync) = self.resync_mut(node) {
+            resync.step = Step::Census { at, bytes, runs };
+        }
+        self.resync_io(node, Part::Store(at.0), IoOp::NextData { offset: at.1 }, 0);
+    }
+
+    /// A run of this side's data.
     pub(super) fn counted(&mut self, node: NodeId, at: (VolumeId, u64), bytes: u64, runs: u64, found: &IoData) {
         let volumes = &self.cfg.volumes;
         let size = volumes[at.0.0 as usize].size;
@@ -42,31 +47,30 @@ impl Node {
         let at = match next < size {
             true => (at.0, next),
             false if usize::from(at.0.0) + 1 < volumes.len() => (VolumeId(at.0.0 + 1), 0),
-            false => return self.reserve(node, bytes, runs),
+            false => return self.reserve(node, bytes, runs, true),
         };
-        if let Some(resync) = self.resync_mut(node) {
-            resync.step = Step::Census { at, bytes, runs };
-        }
-        self.resync_io(node, Part::Store(at.0), IoOp::NextData { offset: at.1 }, 0);
+        self.take_census(node, at, bytes, runs);
     }
 
     /// Asks for room for the undo of so many bytes in so many runs, less what is there already.
-    fn reserve(&mut self, node: NodeId, bytes: u64, runs: u64) {
+    fn reserve(&mut self, node: NodeId, bytes: u64, runs: u64, counted: bool) {
         let all: u64 = self.cfg.volumes.iter().map(|v| v.size).sum();
         let limit = self.cfg.history_size;
         let Some(gap) = &self.gap else { return };
-        let saved = gap.saved.bytes();
-        // Undo is saved by whole blocks: a run may touch one at either end.
-        let ends = if gap.state.grain > BLOCK as u64 { runs.saturating_mul(2 * gap.state.grain) } else { 0 };
-        let bytes = bytes.saturating_add(ends).min(all).saturating_sub(saved);
-        let headers = (runs + bytes / MESSAGE_BYTES + 1).min(bytes / BLOCK as u64 + 1) * BLOCK as u64;
-        let needed = gap.chain.address + bytes + headers;
+        let (grain, block) = (gap.state.grain, BLOCK as u64);
+        // Undo is saved by whole grains: a block touches one, a run two more than it fills.
+        let ends = runs.saturating_mul(2 * (grain - block));
+        let grains = bytes.saturating_add(ends).min((bytes / block + runs).saturating_mul(grain)).min(all);
+        // This side's own data has been overwritten in part, where there is undo: only announced contents count it again.
+        let unsaved = if counted { grains } else { grains.saturating_sub(gap.saved.bytes()) };
+        let headers = (runs + unsaved / MESSAGE_BYTES + 1).min(unsaved / block + 1) * block;
+        let needed = (gap.chain.address + unsaved + headers).max(self.history_floor);
         if needed > limit {
-            return self.no_room(node, needed, limit);
+            return self.no_room(node, needed, limit, counted);
         }
         let Some(session) = self.peers[node.0 as usize].session() else { return };
         if let Some(resync) = self.resync_mut(node) {
-            resync.step = Step::Reserve { needed };
+            resync.step = Step::Reserve { needed, counted };
         }
         self.resync_ios += 1;
         self.io(Purpose::Reserve { peer: node, session }, Part::History, IoOp::Reserve { length: needed });
@@ -78,9 +82,9 @@ impl Node {
             return;
         }
         let Some(resync) = self.resync_mut(node) else { return };
-        let Step::Reserve { needed } = resync.step else { return };
+        let Step::Reserve { needed, counted } = resync.step else { return };
         match result {
-            Ok(IoData::Room(room)) if room < needed => self.no_room(node, needed, room),
+            Ok(IoData::Room(room)) if room < needed => self.no_room(node, needed, room, counted),
             Ok(_) => {
                 resync.step = Step::Idle;
                 self.poll_resync_target(node);
@@ -93,7 +97,11 @@ impl Node {
         }
     }
 
-    fn no_room(&mut self, node: NodeId, needed: u64, room: u64) {
+    fn no_room(&mut self, node: NodeId, needed: u64, room: u64, counted: bool) {
+        if !counted {
+            // What was announced may be more than there is here to overwrite.
+            return self.take_census(node, (VolumeId(0), 0), 0, 0);
+        }
         let peer = self.cfg.name(node).to_string();
         if !self.cfg.allow_invalid {
             let limited = self.cfg.history_size < needed;
@@ -139,6 +147,7 @@ impl Node {
         let peer = self.cfg.name(node).to_string();
         self.notice(Notice::HistoryTooSmall { peer: peer.clone(), needed, room });
         self.unwind = true;
+        self.history_floor = self.history_floor.max(needed);
         let why = format!(
             "the history of the resync from {peer} has run out: it needs more than {needed} bytes and has room for {room}. The replica goes back \
              to where it was, and tries again when there is room"

@@ -210,13 +210,6 @@ impl DirtySet {
     }
 }
 
-/// Ranges in any order as pieces.
-pub fn pieces_of(extents: Vec<Extent>, sizes: &[u64]) -> Vec<Vec<u8>> {
-    let mut set = DirtySet::new(sizes);
-    extents.into_iter().for_each(|e| set.add(e));
-    set.pieces().collect()
-}
-
 /// A piece as a record of a list or a history, padded as direct I/O wants it.
 pub fn piece_record(piece: &[u8]) -> Record {
     let mut padded = BufMut::zeroed(piece.len().next_multiple_of(BLOCK));

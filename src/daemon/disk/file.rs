@@ -280,26 +280,32 @@ pub(super) const RESERVE: FallocateFlags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
 impl PartFile {
     /// Reserves room for a growing part to become `length` bytes long. How long it can become: `length`, or less.
     pub(super) fn reserve(&self, length: u64) -> Result<u64, IoError> {
+        let room = self.room(length)?;
+        if room < length {
+            return Ok(room);
+        }
         match retry(|| fallocate(&*self.fd, RESERVE, 0, length.max(1) as i64)) {
             Ok(()) => Ok(length),
             Err(e) => self.room_instead(length, e.errno),
         }
     }
 
+    /// How long it can become with what is free now, but no longer than `length`.
+    pub(super) fn room(&self, length: u64) -> Result<u64, IoError> {
+        let stat = retry(|| fstat(&*self.fd))?;
+        let free = retry(|| fstatvfs(&*self.fd))?;
+        Ok((stat.st_blocks as u64 * 512 + free.blocks_available() * free.fragment_size()).min(length))
+    }
+
     /// How long it can become, where reserving `length` failed. What was reserved of it is given back.
     pub(super) fn room_instead(&self, length: u64, errno: i32) -> Result<u64, IoError> {
-        let allocated = || {
-            let stat = retry(|| fstat(&*self.fd))?;
-            let free = retry(|| fstatvfs(&*self.fd))?;
-            Ok(stat.st_blocks as u64 * 512 + free.blocks_available() as u64 * free.fragment_size() as u64)
-        };
         match errno {
             // No file system that cannot reserve: what is free is as good as it gets.
-            libc::EOPNOTSUPP => Ok(allocated()?.min(length)),
+            libc::EOPNOTSUPP => self.room(length),
             libc::ENOSPC | libc::EDQUOT | libc::EFBIG => {
                 let size = self.size()?;
                 retry(|| ftruncate(&*self.fd, size as i64))?;
-                Ok(allocated()?.min(length.saturating_sub(1)))
+                self.room(length.saturating_sub(1))
             }
             errno => Err(IoError { errno }),
         }

@@ -70,6 +70,11 @@ impl Job {
             IoOp::Flush => (Work::Flush, Op::Fdatasync { file: fd }),
             IoOp::Zero { offset, length, discard } => return Job::zero(id, file, offset, length, discard),
             IoOp::Reserve { length } => {
+                // To find out by trying would take all the room there is, if only for a moment.
+                match file.room(length) {
+                    Ok(room) if room >= length => {}
+                    other => return Step::Done(id, other.map(IoData::Room)),
+                }
                 let op = Op::Fallocate { file: fd, mode: RESERVE.bits(), offset: 0, length: length.max(1) };
                 (Work::Reserve { length }, op)
             }
