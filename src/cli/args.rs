@@ -100,12 +100,25 @@ Examples:
         to: String,
     },
     /// Link this node with a peer again, after `disconnect`
-    #[command(after_help = "Example:\n  understudy connect data.toml beta --node alpha")]
+    ///
+    /// With --dry-run nothing is linked: the peer is asked, and it is said which of the two would follow the other, whether from the
+    /// log or by a resync, how much would be sent, and which records would be set aside. Exit code 1 if the link would be refused, or
+    /// if the peer cannot be asked and nothing is known of it.
+    #[command(after_help = "\
+Examples:
+  understudy connect data.toml beta --node alpha --dry-run
+  understudy connect data.toml beta --node alpha")]
     Connect {
         #[command(flatten)]
         target: Target,
         /// The node to link with
         peer: String,
+        /// Only say what it would do
+        #[arg(long)]
+        dry_run: bool,
+        /// Print the forecast as JSON, one object in one line
+        #[arg(long, requires = "dry_run")]
+        json: bool,
     },
     /// Cut the link between this node and a peer, until `connect`
     ///

@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod daemon_calls;
 pub(crate) mod events;
+mod forecast;
 mod salvage;
 mod status;
 mod table;

@@ -43,7 +43,7 @@ pub fn plain(text: &str) -> String {
     harmless
 }
 
-fn word(value: &Value) -> String {
+pub(super) fn word(value: &Value) -> String {
     match value {
         Value::String(text) => plain(text),
         Value::Number(number) => number.to_string(),
@@ -52,11 +52,11 @@ fn word(value: &Value) -> String {
     }
 }
 
-fn size(value: &Value) -> String {
+pub(super) fn size(value: &Value) -> String {
     value.as_u64().map_or(NONE.to_owned(), show_size)
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
@@ -195,7 +195,7 @@ fn progress(resync: &Value) -> String {
 }
 
 /// Seconds for people.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     // Saturates, also for what is no number; a time left that long means "not in sight" anyway.
     let s = seconds.ceil().max(0.0) as u64;
     match s {

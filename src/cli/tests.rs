@@ -277,7 +277,7 @@ proptest! {
 struct Fake(Arc<Mutex<Vec<CoreCommand>>>);
 
 impl Backend for Fake {
-    fn command(&self, command: CoreCommand) -> Result<String, String> {
+    fn command(&self, command: CoreCommand) -> Result<Value, String> {
         self.0.lock().unwrap().push(command.clone());
         match command {
             CoreCommand::Demote { .. } => Err("beta is not in sync".into()),

@@ -3,7 +3,8 @@
 //! The daemon and the simulator implement this page, and nothing else of the core. All I/O is one primitive
 //! on a [`Part`]; everything that decides order, durability or membership is inside the core.
 
-use super::hello::{Charter, Hello};
+use super::forecast::Forecast;
+use super::hello::{Charter, Hello, Share};
 use super::types::*;
 use crate::buf::Payload;
 use bincode::{Decode, Encode};
@@ -164,8 +165,10 @@ pub enum Command {
     Switchover {
         to: String,
     },
+    /// Link with a peer again; with `dry_run` only say what that would do.
     Connect {
         peer: String,
+        dry_run: bool,
     },
     Disconnect {
         peer: String,
@@ -175,6 +178,15 @@ pub enum Command {
     Verify {
         repair: bool,
     },
+}
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// A sentence for the operator.
+    Text(String),
+    Forecast(Box<Forecast>),
 }
 
 /// What a driver tells the core.
@@ -240,7 +252,7 @@ pub enum Action {
     },
     CommandDone {
         id: CommandId,
-        result: Result<String, super::notice::Refusal>,
+        result: Result<Answer, super::notice::Refusal>,
     },
     Notice(super::notice::Notice),
     /// This node became active: devices and exports may be offered from now on.
@@ -328,6 +340,8 @@ pub enum PeerMsg {
     Bye {
         why: String,
     },
+    /// The answer to a Hello that only asks.
+    Share(Share),
 }
 
 /// Where a passive stands. Counts only where `term` is the receiver's own newest term (C1).

@@ -46,7 +46,8 @@ impl Node {
             Command::Promote { force, off } => self.begin_promote(Some(id), force, &off),
             Command::Demote { force } => self.begin_demote(id, None, force),
             Command::Switchover { to } => self.begin_switchover(id, &to),
-            Command::Connect { peer } => self.connect(id, &peer),
+            Command::Connect { peer, dry_run: true } => self.begin_forecast(id, &peer),
+            Command::Connect { peer, dry_run: false } => self.connect(id, &peer),
             Command::Disconnect { peer, force } => self.disconnect(id, &peer, force),
             Command::Verify { repair } => self.begin_verify(id, repair),
         };
@@ -60,6 +61,14 @@ impl Node {
             name: name.to_string(),
             known: self.cfg.nodes.iter().map(|n| n.name.clone()).collect(),
         })
+    }
+
+    /// The same, but not this node itself.
+    pub(super) fn other_node_called(&self, name: &str) -> Result<NodeId, Refusal> {
+        match self.node_called(name)? {
+            node if node == self.cfg.me => Err(Refusal::Itself { node: name.to_string() }),
+            node => Ok(node),
+        }
     }
 
     fn check_free(&self) -> Result<(), Refusal> {
@@ -441,7 +450,7 @@ impl Node {
 
     fn answer(&mut self, id: Option<CommandId>, result: Result<String, Refusal>) {
         if let Some(id) = id {
-            self.act(Action::CommandDone { id, result });
+            self.act(Action::CommandDone { id, result: result.map(Answer::Text) });
         }
     }
 
@@ -599,7 +608,7 @@ impl Node {
     }
 
     fn connect(&mut self, id: CommandId, name: &str) -> Result<(), Refusal> {
-        let node = self.node_called(name)?;
+        let node = self.other_node_called(name)?;
         let now = self.now;
         let peer = &mut self.peers[node.0 as usize];
         peer.wanted = true;
@@ -610,7 +619,7 @@ impl Node {
     }
 
     fn disconnect(&mut self, id: CommandId, name: &str, force: bool) -> Result<(), Refusal> {
-        let node = self.node_called(name)?;
+        let node = self.other_node_called(name)?;
         let last = self.role() == Role::Active && self.is_member(node) && self.charter.in_sync.len() == 2;
         if last && !force {
             return Err(Refusal::LastMember { peer: name.to_string() });

@@ -12,6 +12,32 @@ use std::collections::VecDeque;
 const MAX_BACKOFF_MS: u64 = 1000;
 /// Heartbeats missed until a session is given up.
 const SILENT_HEARTBEATS: u64 = 10;
+pub(super) const SPLIT_BRAIN: &str =
+    "both nodes are active (split brain): demote the one whose writes are to be set aside";
+
+/// Why an active does not go on that meets a node which has seen a later promotion by force (C8).
+pub(super) fn outvoted_words(peer: &str) -> String {
+    format!("{peer} knows of a later promotion by force: demote this node with --force")
+}
+
+/// Whether `passive` may follow `active`, by what both say of themselves: none whose charter another one has replaced (C7, C8).
+pub(super) fn may_follow(passive: &Hello, active: &Hello) -> Result<(), String> {
+    let name = &active.node;
+    if passive.lineage.is_empty() {
+        return Ok(()); // It holds nothing that another decision could touch.
+    }
+    if passive.charter.generation.0 > active.charter.generation.0 {
+        return Err(format!("another node was promoted by force since {name} was: demote {name} with --force"));
+    }
+    if active.charter.conflicts_with(&passive.charter) {
+        return Err(format!(
+            "{name} and the active that {} followed were each promoted by force while the other was taken for dead: decide \
+             whose data is to be kept, and promote that node with --force",
+            passive.node
+        ));
+    }
+    Ok(())
+}
 
 impl Node {
     fn peer_mut(&mut self, node: NodeId) -> &mut super::peer::Peer {
@@ -39,6 +65,7 @@ impl Node {
     pub(super) fn poll_links(&mut self) {
         for node in self.cfg.peers() {
             self.poll_dial(node);
+            self.poll_probe(node);
             self.poll_keepalive(node);
             self.poll_target(node);
         }
@@ -83,8 +110,8 @@ impl Node {
                 Link::Down | Link::Dialing => None,
                 _ => Some(peer.last_sent.plus_ms(beat).min(peer.last_heard.plus_ms(beat * SILENT_HEARTBEATS))),
             };
-            let drop = self.drop_deadline(node);
-            earliest = [earliest, at, drop].into_iter().flatten().min();
+            let (drop, probe) = (self.drop_deadline(node), self.probe_deadline(node));
+            earliest = [earliest, at, drop, probe].into_iter().flatten().min();
         }
         // Never in the past: what is due has been done by the poll that precedes this call.
         earliest.map(|t| t.max(self.now.plus_ms(1)))
@@ -105,7 +132,8 @@ impl Node {
         if self.peer_mut(node).session().is_some() {
             self.lose_link(node, "replaced by a new connection");
         }
-        if !self.peer_mut(node).wanted || self.fault.is_some() {
+        let asks = self.fault.is_none() && self.probe_begins(node, session);
+        if !asks && !self.peer_mut(node).wanted || self.fault.is_some() {
             let why = "disconnected by the operator, or its storage failed".to_string();
             self.act(Action::Send { peer: node, session, message: PeerMsg::Bye { why } });
             self.act(Action::Close { peer: node, session });
@@ -119,13 +147,14 @@ impl Node {
         let peer = self.peer_mut(node);
         peer.link = Link::Greeting(session);
         peer.last_heard = now;
-        let hello = Box::new(self.my_hello());
+        let hello = Box::new(Hello { probe: asks, ..self.my_hello() });
         self.send(node, session, PeerMsg::Hello(hello));
     }
 
     pub(super) fn connect_failed(&mut self, node: NodeId) {
         if matches!(self.peer_mut(node).link, Link::Dialing) {
             self.back_off(node);
+            self.probe_ends(node, "it cannot be reached");
         }
     }
 
@@ -151,6 +180,7 @@ impl Node {
             self.granted = None;
         }
         self.claim_lost(node);
+        self.probe_ends(node, why);
         self.tail_is_not_to_be_had(node);
         let peer = self.peer_mut(node);
         let was_greeted = peer.is_greeted();
@@ -203,6 +233,7 @@ impl Node {
             charter: self.charter.clone(),
             promoting: self.stage == Stage::Promoting,
             gap: self.gap.as_ref().map(|g| super::hello::Gap { rollback: g.rollback, since: g.since }),
+            probe: false,
         }
     }
 
@@ -213,6 +244,8 @@ impl Node {
         let now = self.now;
         self.peer_mut(node).last_heard = now;
         match message {
+            PeerMsg::Hello(hello) if self.is_asking(node, session, &hello) => self.probe_greeted(node, session, hello),
+            PeerMsg::Share(share) => self.share_came(node, session, share),
             PeerMsg::Hello(hello) => self.greeted(node, session, hello),
             PeerMsg::Bye { why } => {
                 let why = format!("{} ended the session: {why}", self.cfg.name(node));
@@ -242,10 +275,17 @@ impl Node {
         }
     }
 
+    /// Either side has only a question.
+    fn is_asking(&self, node: NodeId, session: SessionId, hello: &Hello) -> bool {
+        let greeting = matches!(self.peers[node.0 as usize].link, Link::Greeting(_));
+        greeting && (hello.probe || self.is_probe(node, session))
+    }
+
     fn greeted(&mut self, node: NodeId, session: SessionId, hello: Box<Hello>) {
         if !matches!(self.peer_mut(node).link, Link::Greeting(_)) {
             return self.close_link(node, "a second Hello", true);
         }
+        self.hello_for_probe(node, &hello);
         if let Err(why) = self.check_identity(node, &hello) {
             return self.refuse(node, why);
         }
@@ -266,8 +306,7 @@ impl Node {
         match (self.role(), hello.role) {
             (Role::Active, Role::Active) => {
                 self.notice(Notice::SplitBrain { peer: hello.node.clone() });
-                let why = "both nodes are active (split brain): demote the one whose writes are to be set aside";
-                self.refuse(node, why.into());
+                self.refuse(node, SPLIT_BRAIN.into());
             }
             (Role::Active, Role::Passive) if hello.charter.generation.0 > self.charter.generation.0 => {
                 // Somebody was promoted by force while this node was taken for dead: its term is over (C8).
@@ -327,7 +366,7 @@ impl Node {
         peer.retry_at = now.plus_ms(MAX_BACKOFF_MS);
     }
 
-    fn check_identity(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
+    pub(super) fn check_identity(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
         let name = self.cfg.name(node);
         if hello.protocol != PROTOCOL {
             let theirs = hello.protocol;
@@ -348,8 +387,8 @@ impl Node {
         Ok(())
     }
 
-    /// Whether an active may be followed: only one at a time, and none whose charter another one has replaced (C7, C8).
-    fn check_follow(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
+    /// Whether an active may be followed: only one at a time, and see [`may_follow`].
+    pub(super) fn check_follow(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
         let name = self.cfg.name(node);
         let followed = |n: &NodeId| *n != node && matches!(self.peers[n.0 as usize].link, Link::Target(_));
         if let Some(other) = self.cfg.peers().find(followed) {
@@ -358,19 +397,7 @@ impl Node {
                 "{name} is active, and so is {other} (split brain): demote the one whose writes are to be set aside"
             ));
         }
-        if self.lineage.is_fresh() {
-            return Ok(()); // It holds nothing that another decision could touch.
-        }
-        if self.charter.generation.0 > hello.charter.generation.0 {
-            return Err(format!("another node was promoted by force since {name} was: demote {name} with --force"));
-        }
-        if hello.charter.conflicts_with(&self.charter) {
-            return Err(format!(
-                "{name} and the active that this node followed were each promoted by force while the other was taken for dead: decide \
-                 whose data is to be kept, and promote that node with --force"
-            ));
-        }
-        Ok(())
+        may_follow(&self.my_hello(), hello)
     }
 
     /// A passive follows the newest charter that it meets (C7).

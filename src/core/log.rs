@@ -311,6 +311,19 @@ impl Log {
         Some((self.geometry.offset(entry.start.address), entry))
     }
 
+    /// Bytes of payload of the records after `after`.
+    pub fn payload_after(&self, after: Lsn) -> u64 {
+        let at = self.index.partition_point(|e| e.last() <= after);
+        let flying = match &self.flight {
+            Some(Flight::Write { entry, .. }) => Some(entry),
+            _ => None,
+        };
+        let skipped = |e: &BatchEntry| after.next().0.saturating_sub(e.start.first.0) as usize;
+        let of = |e: &BatchEntry| e.metas.iter().skip(skipped(e)).map(|m| m.payload_bytes()).sum::<u64>();
+        let queued = self.queue.iter().filter(|(r, _)| r.lsn > after).map(|(r, _)| r.payload.len() as u64);
+        self.index.range(at..).chain(flying).map(of).sum::<u64>() + queued.sum::<u64>()
+    }
+
     /// Ranges of the records after `after`, oldest first.
     pub fn extents_after(&self, after: Lsn) -> impl Iterator<Item = (Lsn, Extent)> + '_ {
         let at = self.index.partition_point(|e| e.last() <= after);

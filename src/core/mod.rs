@@ -9,8 +9,13 @@ mod command;
 pub mod config;
 pub mod dirty;
 pub mod disk;
+#[cfg(test)]
+mod duo_tests;
 pub mod extents;
 mod fetch;
+pub mod forecast;
+#[cfg(test)]
+mod forecast_tests;
 mod gap;
 pub mod hello;
 pub mod lineage;

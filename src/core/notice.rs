@@ -26,6 +26,8 @@ pub enum Refusal {
     Claimed { peer: String },
     #[error("no node of this resource is called {name:?}; its nodes are {}", known.join(", "))]
     UnknownNode { name: String, known: Vec<String> },
+    #[error("{node} is the node that was asked: name another one")]
+    Itself { node: String },
     #[error(
         "{peer} holds {records} record(s) past the end of this node (up to lsn {end}): promote {peer} instead, or use --force to give them up"
     )]

@@ -1,6 +1,7 @@
 //! What this node knows of each other node: the link, and the positions that its acknowledgements prove.
 
 use super::api::PeerMsg;
+use super::forecast::Probe;
 use super::hello::Hello;
 use super::resync_source::ResyncSource;
 use super::resync_target::ResyncTarget;
@@ -42,6 +43,8 @@ pub struct Peer {
     pub round_trip_us: u64,
     /// When the link went down, for the drop of a member that is gone (C4).
     pub down_since: Option<Time>,
+    /// An operator asks what a session would do.
+    pub probe: Option<Probe>,
 }
 
 /// The state of the connection. All changes go through `Node::set_link`.
@@ -149,6 +152,7 @@ impl Default for Peer {
             why: None,
             round_trip_us: 0,
             down_since: None,
+            probe: None,
         }
     }
 }

@@ -131,7 +131,7 @@ impl Node {
         }
     }
 
-    fn peer_state(&self, node: NodeId, peer: &Peer) -> &'static str {
+    pub(super) fn peer_state(&self, node: NodeId, peer: &Peer) -> &'static str {
         match &peer.link {
             Link::Down => "down",
             Link::Dialing => "connecting",

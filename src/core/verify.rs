@@ -107,7 +107,7 @@ impl Node {
         if self.verify.as_ref().is_some_and(|v| v.peers.is_empty())
             && let Some(verify) = self.verify.take()
         {
-            self.act(Action::CommandDone { id: verify.command, result: Ok(verify.summary.join("; ")) });
+            self.act(Action::CommandDone { id: verify.command, result: Ok(Answer::Text(verify.summary.join("; "))) });
         }
     }
 

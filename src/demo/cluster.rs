@@ -336,7 +336,8 @@ impl Cluster {
     /// Has a node carry out a command: what it answered.
     pub fn command(&self, node: usize, command: &CoreCommand) -> Result<String, ClusterError> {
         let failed = |source| ClusterError::Control { node: self.name(node).to_string(), source };
-        self.control(node)?.command(command).map_err(failed)
+        let answer = self.control(node)?.command(command).map_err(failed)?;
+        Ok(answer.as_str().map_or_else(|| answer.to_string(), str::to_owned))
     }
 
     /// Makes a node active.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::buf::Payload;
-use crate::core::hello::{Charter, Gap, Hello, Member};
+use crate::core::hello::{Charter, Gap, Hello, Member, Share};
 use crate::core::*;
 use proptest::prelude::*;
 
@@ -44,6 +44,7 @@ fn hello() -> Hello {
         },
         promoting: false,
         gap: Some(Gap { rollback: Some(Lsn(3)), since: Lsn(2) }),
+        probe: false,
     }
 }
 
@@ -89,6 +90,7 @@ fn one_of_each() -> Vec<PeerMsg> {
         PeerMsg::TakeOver,
         PeerMsg::Fetch { after: Lsn(9) },
         PeerMsg::Bye { why: "over and out".into() },
+        PeerMsg::Share(Share { records: 3, bytes: None, send: 1 << 40, at_most: true, again: 4096 }),
     ]
 }
 
@@ -242,7 +244,7 @@ proptest! {
 
     /// Heads that decode far: a valid one with a few bytes changed.
     #[test]
-    fn nearly_valid_heads_never_panic(which in 0usize..19, at: proptest::sample::Index, to: u8, payload_at: proptest::sample::Index, packed: bool) {
+    fn nearly_valid_heads_never_panic(which in 0usize..21, at: proptest::sample::Index, to: u8, payload_at: proptest::sample::Index, packed: bool) {
         let message = &one_of_each()[which];
         let mut head = head_of(message);
         let i = at.index(head.len());

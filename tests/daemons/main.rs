@@ -5,6 +5,7 @@ mod clients;
 mod common;
 mod demo;
 mod divergence;
+mod dry_run;
 mod full_disk;
 mod garbage;
 mod holes;

@@ -91,6 +91,7 @@ fn hello(node: &str) -> Box<Hello> {
         charter: Charter::default(),
         promoting: false,
         gap: None,
+        probe: false,
     })
 }
 
