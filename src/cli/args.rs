@@ -159,14 +159,33 @@ Examples:
     },
     /// Compare this node's data with every connected passive, while both go on
     ///
-    /// To be run on the active node. Exit code 0 means that the comparison was done; what differs is in its answer and in the events.
-    #[command(after_help = "Example:\n  understudy verify data.toml --node alpha --repair")]
+    /// To be run on the active node. Says which ranges differ, and which peers were not compared and why. Exit code 0 if all that was
+    /// compared is the same now; 1 if something differs and was not repaired, or a comparison did not come to its end.
+    #[command(after_help = "\
+Examples:
+  understudy verify data.toml --node alpha --repair
+  understudy verify data.toml --node alpha --json | jq '.peers[].ranges[]'")]
     Verify {
         #[command(flatten)]
         target: Target,
         /// Send the active's content of what differs to the passive
         #[arg(long)]
         repair: bool,
+        /// Print JSON, one object in one line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what this node's log holds: records, terms, room, and which peers it reaches back to
+    ///
+    /// The log is a ring. Its oldest records go when room is wanted and the store has them; a peer that was further behind by then gets
+    /// the blocks that changed instead (a resync).
+    #[command(after_help = "Example:\n  understudy log data.toml --node alpha")]
+    Log {
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON, one object in one line
+        #[arg(long)]
+        json: bool,
     },
     /// Look at orphaned writes: what a node wrote that its resource went on without
     ///

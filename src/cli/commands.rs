@@ -1,7 +1,7 @@
 //! What each command does.
 
 use super::args::{Cli, Command, Target};
-use super::{Look, daemon_calls, events, forecast, in_words, salvage, status};
+use super::{Look, daemon_calls, events, forecast, in_words, log, salvage, status, verify};
 use crate::config::{self, Config, Settings};
 use crate::control::{Client, ControlError};
 use crate::core::{Command as CoreCommand, Mode};
@@ -29,13 +29,20 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
             forecast::show(&forecast, json, out)
         }
         Command::Disconnect { target, peer, force } => tell(&target, CoreCommand::Disconnect { peer, force }, out),
-        Command::Verify { target, repair } => tell(&target, CoreCommand::Verify { repair }, out),
+        Command::Verify { target, repair, json } => {
+            verify::show(&ask(&target, CoreCommand::Verify { repair })?, json, out)
+        }
         Command::Status { target, json, watch: true } => watch(&target, json, out, look),
         Command::Status { target, json, watch: false } => {
             let status = Node::find(&target)?.connect()?.status()?;
             show_status(&status, json, out, look)
         }
         Command::Events { target, json } => follow(&target, json, out),
+        Command::Log { target, json } => {
+            let report = ask(&target, CoreCommand::Log)?;
+            let text = if json { format!("{report}\n") } else { log::render(&report) };
+            Ok(out.write_all(text.as_bytes())?)
+        }
         Command::Salvage { what } => salvage::execute(what, out),
         Command::Stop { target } => {
             let text = Node::find(&target)?.connect()?.stop()?;

@@ -5,7 +5,9 @@
 
 use super::forecast::Forecast;
 use super::hello::{Charter, Hello, Share};
+use super::log_report::LogReport;
 use super::types::*;
+use super::verify::VerifyReport;
 use crate::buf::Payload;
 use bincode::{Decode, Encode};
 
@@ -178,6 +180,8 @@ pub enum Command {
     Verify {
         repair: bool,
     },
+    /// What the log holds.
+    Log,
 }
 
 /// What a command came to.
@@ -187,6 +191,8 @@ pub enum Answer {
     /// A sentence for the operator.
     Text(String),
     Forecast(Box<Forecast>),
+    Verified(Box<VerifyReport>),
+    Log(Box<LogReport>),
 }
 
 /// What a driver tells the core.
@@ -358,6 +364,10 @@ pub struct Ack {
     pub resync_bytes: u64,
     /// `Watermarks::clock_us` of the newest frame that this answers.
     pub echo_us: u64,
+    /// How long that frame has been here.
+    pub held_us: u64,
+    /// The longest write or flush of the sender's log since its last acknowledgement; 0 if there was none.
+    pub disk_us: u64,
 }
 
 /// Where the active stands.

@@ -269,7 +269,7 @@ impl Duo {
     pub fn write(&mut self, side: usize, block: u64, fua: bool) -> ReqId {
         self.next += 1;
         let req = ReqId(self.next);
-        let payload = Payload::copy_of(&[block as u8 + 1; 4096]);
+        let payload = Payload::copy_of(&[(block % 255) as u8 + 1; 4096]);
         let op = ClientOp::Write { volume: VolumeId(0), offset: block * 4096, payload, fua };
         self.tell(side, Event::Client { req, op });
         req

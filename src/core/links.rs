@@ -66,6 +66,7 @@ impl Node {
         for node in self.cfg.peers() {
             self.poll_dial(node);
             self.poll_probe(node);
+            self.poll_pace(node);
             self.poll_keepalive(node);
             self.poll_target(node);
         }
@@ -265,6 +266,9 @@ impl Node {
             PeerMsg::ReadyResync { since, extents } => self.peer_ready_for_resync(node, since, extents),
             PeerMsg::ResyncBegin { bytes } => {
                 let peer = self.cfg.name(node).to_string();
+                if let Some(target) = self.peer_mut(node).target_mut() {
+                    target.resync_bytes = Some(bytes);
+                }
                 self.notice(Notice::ResyncStarted { peer, bytes });
             }
             PeerMsg::ResyncData { records, sent_bytes } => self.contents_came(node, records, sent_bytes),
@@ -305,7 +309,9 @@ impl Node {
         }
         match (self.role(), hello.role) {
             (Role::Active, Role::Active) => {
-                self.notice(Notice::SplitBrain { peer: hello.node.clone() });
+                if self.peer_mut(node).why.as_deref() != Some(SPLIT_BRAIN) {
+                    self.notice(Notice::SplitBrain { peer: hello.node.clone() });
+                }
                 self.refuse(node, SPLIT_BRAIN.into());
             }
             (Role::Active, Role::Passive) if hello.charter.generation.0 > self.charter.generation.0 => {
@@ -313,7 +319,7 @@ impl Node {
                 self.outvoted(node);
             }
             (Role::Active, Role::Passive) => {
-                self.link_stands(node, Link::Source(Box::new(Source::new(session, self.now))));
+                self.link_stands(node, Link::Source(Box::new(Source::new(session))));
                 self.check_incarnation(node);
             }
             (Role::Passive, Role::Active) if self.stage != Stage::Passive => {
@@ -348,6 +354,7 @@ impl Node {
         peer.backoff_ms = 10;
         peer.down_since = None;
         peer.why = None;
+        peer.refused_at = None;
         self.notice(Notice::PeerConnected { peer: name });
     }
 
@@ -362,6 +369,7 @@ impl Node {
         let now = self.now;
         let peer = self.peer_mut(node);
         peer.why = Some(why);
+        peer.refused_at = Some(now);
         peer.backoff_ms = MAX_BACKOFF_MS;
         peer.retry_at = now.plus_ms(MAX_BACKOFF_MS);
     }
@@ -422,7 +430,7 @@ impl Node {
 }
 
 impl Source {
-    pub fn new(session: SessionId, now: Time) -> Source {
+    pub fn new(session: SessionId) -> Source {
         Source {
             session,
             feed: Feed::Preparing,
@@ -435,8 +443,10 @@ impl Source {
             in_flight_bytes: 0,
             told_flush: Lsn(0),
             told_committed: Lsn(0),
-            bytes: 0,
-            since: now,
+            lags: false,
+            all_sent: None,
+            confirmed: 0,
+            streamed: Lsn(0),
         }
     }
 }

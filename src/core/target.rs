@@ -112,6 +112,9 @@ impl Node {
             session,
             stage: TargetStage::Preparing(prepare),
             echo_us: 0,
+            frame_at: self.now,
+            disk_us: 0,
+            resync_bytes: None,
             told: (Lsn(0), Lsn(0), Lsn(0), 0, 0),
             accepted: hello.received,
             deferred: VecDeque::new(),
@@ -273,9 +276,9 @@ impl Node {
     /// The history can be found; now the superblock may say that the gap is open.
     pub(super) fn gap_noted(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
         if let Err(error) = result {
-            self.notice(Notice::StorageFailed { part: "history".into(), errno: error.errno });
-            return self
-                .refuse(node, format!("the history cannot be written (errno {}): make room for it", error.errno));
+            self.part_failed("history", error.errno);
+            let words = super::trouble::errno_words(error.errno);
+            return self.refuse(node, format!("the history cannot be written: {words}. Make room for it"));
         }
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let Step::Note(gap) = std::mem::replace(&mut prepare.step, Step::Write) else { return };
@@ -299,6 +302,7 @@ impl Node {
 
     /// The gap is durably open: contents may come.
     pub(super) fn gap_is_open(&mut self, node: NodeId, session: SessionId) {
+        self.part_works("history");
         let Some(gap) = &self.gap else { return };
         let applied = self.store.applied();
         let extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
@@ -327,8 +331,9 @@ impl Node {
         if let Err(why) = self.check_records(&records) {
             return self.close_link(node, why, true);
         }
+        let now = self.now;
         let Some(target) = self.peers[node.0 as usize].target_mut() else { return };
-        target.echo_us = watermarks.clock_us;
+        (target.echo_us, target.frame_at) = (watermarks.clock_us, now);
         target.accepted = watermarks.accepted;
         match &mut target.stage {
             TargetStage::Preparing(_) if records.is_empty() => return,
@@ -422,13 +427,17 @@ impl Node {
             streamed: self.log.end(),
             resync_bytes: 0,
             echo_us: 0,
+            held_us: 0,
+            disk_us: 0,
         }
     }
 
     fn target_ack(&mut self, node: NodeId) -> Option<(SessionId, Ack)> {
-        let mut ack = self.idle_ack();
+        let (now, mut ack) = (self.now, self.idle_ack());
         let target = self.peers[node.0 as usize].target_mut()?;
         ack.echo_us = target.echo_us;
+        ack.held_us = now.since_us(target.frame_at);
+        ack.disk_us = target.disk_us;
         match &target.stage {
             TargetStage::Preparing(_) => return None,
             TargetStage::Stream => {}
@@ -466,6 +475,7 @@ impl Node {
         let Some((session, ack)) = self.target_ack(node) else { return };
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
             target.told = (ack.streamed, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
+            target.disk_us = 0;
         }
         self.send(node, session, PeerMsg::Ack(ack));
     }

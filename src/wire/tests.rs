@@ -73,6 +73,8 @@ fn one_of_each() -> Vec<PeerMsg> {
             streamed: Lsn(1 << 41),
             resync_bytes: 1 << 40,
             echo_us: 5,
+            held_us: 6,
+            disk_us: 7,
         }),
         PeerMsg::Charter(hello().charter),
         PeerMsg::CharterAck { version: 8 },

@@ -11,6 +11,7 @@ mod garbage;
 mod holes;
 mod overflow;
 mod pair;
+mod progress;
 mod refusals;
 mod resync_kills;
 mod three;
