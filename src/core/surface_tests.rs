@@ -26,7 +26,8 @@ fn the_parts_of_a_durable_write_add_up() {
     let (wire, far) = (peer.wire.unwrap(), peer.disk.unwrap());
     assert!(write.count >= 100 && (1500..=1700).contains(&write.p50), "{write:?}");
     assert!((100..=112).contains(&disk.p50), "{disk:?}");
-    assert!((800..=900).contains(&wire.p50), "{wire:?}");
+    // Not a heartbeat's alone: those of the writes lay 700 µs at the peer before they were acknowledged.
+    assert!((800..=900).contains(&wire.p50) && wire.max <= 900, "{wire:?}");
     assert!((700..=787).contains(&far.p50), "{far:?}");
     assert_eq!(status.latency_us.flush, None);
     assert!(duo.status(BETA).latency_us.local_disk.is_some());
@@ -35,7 +36,9 @@ fn the_parts_of_a_durable_write_add_up() {
 /// A heartbeat that is answered with the next one says nothing of the way.
 #[test]
 fn an_idle_link_has_the_round_trip_of_the_link() {
-    let mut duo = Duo::in_sync();
+    // beta has a shorter heartbeat, so it says again what it has said before alpha has sent anything new.
+    let mut duo = Duo::tuned(|config| config.heartbeat_ms = if config.me == NodeId(0) { 100 } else { 60 });
+    duo.promote();
     duo.run_ms(20_000);
     let status = duo.status(ALPHA);
     assert!((200..400).contains(&status.peers[0].round_trip_us), "{}", status.peers[0].round_trip_us);
