@@ -8,8 +8,12 @@ use super::peer::{Feed, Link, Source};
 use super::types::*;
 use std::collections::VecDeque;
 
-/// Longest pause between two attempts to connect, in ms.
+/// Pauses between two attempts to connect, in ms: each is twice the one before.
+const MIN_BACKOFF_MS: u64 = 10;
 const MAX_BACKOFF_MS: u64 = 1000;
+/// A session that stood this long was of use: after it the pauses begin anew. One that ends sooner does not count, however far its
+/// handshake came; or two nodes that cannot work together would dial, greet and part without a pause.
+const OF_USE_MS: u64 = 1000;
 /// Heartbeats missed until a session is given up.
 const SILENT_HEARTBEATS: u64 = 10;
 
@@ -160,6 +164,9 @@ impl Node {
             peer.why = Some(why.to_string());
             peer.down_since = Some(now);
         }
+        if was_greeted && now >= peer.stands_since.plus_ms(OF_USE_MS) {
+            peer.backoff_ms = MIN_BACKOFF_MS;
+        }
         self.back_off(node);
         if was_greeted {
             self.notice(Notice::PeerLost { peer: name, why: why.into() });
@@ -178,7 +185,7 @@ impl Node {
     pub(super) fn renegotiate(&mut self, why: &str) {
         for node in self.cfg.peers() {
             self.close_link(node, why, true);
-            self.peer_mut(node).backoff_ms = 10;
+            self.peer_mut(node).backoff_ms = MIN_BACKOFF_MS;
             let now = self.now;
             self.peer_mut(node).retry_at = now;
         }
@@ -303,10 +310,10 @@ impl Node {
     }
 
     pub(super) fn link_stands(&mut self, node: NodeId, link: Link) {
-        let name = self.cfg.name(node).to_string();
+        let (now, name) = (self.now, self.cfg.name(node).to_string());
         let peer = self.peer_mut(node);
         peer.link = link;
-        peer.backoff_ms = 10;
+        peer.stands_since = now;
         peer.down_since = None;
         peer.why = None;
         self.notice(Notice::PeerConnected { peer: name });
@@ -413,3 +420,7 @@ impl Source {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "links_tests.rs"]
+mod tests;

@@ -18,6 +18,8 @@ pub struct Peer {
     pub retry_at: Time,
     /// The next pause between two attempts, in ms.
     pub backoff_ms: u64,
+    /// When the present or latest session was agreed on by both.
+    pub stands_since: Time,
     pub last_heard: Time,
     pub last_sent: Time,
     /// The other side's first message in the present or latest session.
@@ -135,6 +137,7 @@ impl Default for Peer {
             wanted: true,
             retry_at: Time(0),
             backoff_ms: 10,
+            stands_since: Time(0),
             last_heard: Time(0),
             last_sent: Time(0),
             hello: None,
