@@ -2,11 +2,16 @@
 
 use super::types::*;
 
+/// A window smaller than this would make a limited peer wait for acknowledgements of every few records.
+const LEAST_WINDOW: u64 = 256 << 10;
+
 /// A node of the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
     pub name: String,
     pub mode: Mode,
+    /// Bytes a second that the driver sends to it at most.
+    pub bandwidth: Option<u64>,
 }
 
 /// A volume of the resource.
@@ -39,7 +44,7 @@ pub struct NodeConfig {
     pub heartbeat_ms: u64,
     /// Payloads that are not yet applied: at most about this many bytes of memory.
     pub memory: u64,
-    /// Data sent to one peer and not yet confirmed: at most about this many bytes.
+    /// Data sent to one peer and not yet confirmed: at most about this many bytes. See [`NodeConfig::window_of`].
     pub window: u64,
     /// The log flushes by itself after this long (L3).
     pub flush_ms: u64,
@@ -66,6 +71,15 @@ impl NodeConfig {
     pub fn peers(&self) -> impl Iterator<Item = NodeId> + use<> {
         let me = self.me;
         (0..self.nodes.len() as u8).map(NodeId).filter(move |n| *n != me)
+    }
+
+    /// The window of a peer. To one whose bandwidth is limited no more is under way than the limit lets pass in a second: what is
+    /// beyond would only wait in memory for its turn (F1).
+    pub fn window_of(&self, node: NodeId) -> u64 {
+        match self.nodes[node.0 as usize].bandwidth {
+            Some(bandwidth) => bandwidth.max(LEAST_WINDOW).min(self.window),
+            None => self.window,
+        }
     }
 
     /// The node of this name.

@@ -1,7 +1,7 @@
 //! Connections: dialing, the handshake and its verdict, keepalive, loss.
 
 use super::api::*;
-use super::hello::{Hello, PROTOCOL};
+use super::hello::{FEATURES, Hello, PROTOCOL};
 use super::node::{Node, Stage};
 use super::notice::Notice;
 use super::peer::{Feed, Link, Source};
@@ -210,6 +210,15 @@ impl Node {
             charter: self.charter.clone(),
             promoting: self.stage == Stage::Promoting,
             gap: self.gap.as_ref().map(|g| super::hello::Gap { rollback: g.rollback, since: g.since }),
+            features: FEATURES.map(String::from).to_vec(),
+        }
+    }
+
+    pub(super) fn peer_heard(&mut self, node: NodeId, session: SessionId) {
+        let now = self.now;
+        let peer = self.peer_mut(node);
+        if peer.session() == Some(session) {
+            peer.last_heard = now;
         }
     }
 

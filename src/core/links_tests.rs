@@ -1,4 +1,4 @@
-//! How long a node waits before it dials again.
+//! When a session is over, and how long a node waits before it dials again.
 
 use crate::buf::{BufMut, Payload};
 use crate::core::recovery::{self, FormatIds};
@@ -51,7 +51,7 @@ impl BlockingDisk for Memory {
 }
 
 fn config(me: u8) -> NodeConfig {
-    let node = |name: &str| NodeSpec { name: name.into(), mode: Mode::Sync };
+    let node = |name: &str| NodeSpec { name: name.into(), mode: Mode::Sync, bandwidth: None };
     NodeConfig {
         resource: "data".into(),
         nodes: vec![node("alpha"), node("beta")],
@@ -155,4 +155,27 @@ fn after_a_session_of_use_the_pauses_begin_anew() {
     assert_eq!(dialer.until_it_dials(), 10);
     dialer.session(0);
     assert_eq!(dialer.until_it_dials(), 20);
+}
+
+/// On a slow link a large message takes longer than ten heartbeats, and nothing overtakes it there.
+#[test]
+fn a_message_that_is_still_coming_is_no_silence() {
+    for heard in [true, false] {
+        let mut dialer = Dialer::new();
+        dialer.until_it_dials();
+        dialer.session(0);
+        dialer.until_it_dials();
+        dialer.sessions += 1;
+        let session = SessionId(dialer.sessions);
+        dialer.alpha.handle(dialer.now, Event::PeerUp { peer: BETA, session });
+        dialer.tell(PeerMsg::Hello(Box::new(fresh(1).my_hello())));
+        for _ in 0..30 {
+            dialer.now = dialer.now.plus_ms(100);
+            if heard {
+                dialer.alpha.handle(dialer.now, Event::PeerHeard { peer: BETA, session });
+            }
+            dialer.alpha.poll(dialer.now);
+        }
+        assert_eq!(dialer.alpha.status(dialer.now).peers[0].state == "idle", heard);
+    }
 }

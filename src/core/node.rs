@@ -248,6 +248,7 @@ impl Node {
             Event::PeerDown { peer, session } => self.peer_down(peer, session),
             Event::ConnectFailed { peer } => self.connect_failed(peer),
             Event::PeerMessage { peer, session, message } => self.peer_message(peer, session, message),
+            Event::PeerHeard { peer, session } => self.peer_heard(peer, session),
             Event::Command { id, command } => self.command(id, command),
         }
     }

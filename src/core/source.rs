@@ -98,7 +98,7 @@ impl Node {
 
     /// Sends one frame or starts one read; false when there is nothing to do now.
     fn feed_once(&mut self, node: NodeId) -> bool {
-        let (window, watermarks) = (self.cfg.window, self.my_watermarks());
+        let (window, watermarks) = (self.cfg.window_of(node), self.my_watermarks());
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;
         let Feed::Stream { next, reading: false } = source.feed else { return false };

@@ -328,8 +328,9 @@ impl Node {
             return self.close_link(node, why, true);
         }
         let Some(target) = self.peers[node.0 as usize].target_mut() else { return };
-        target.echo_us = watermarks.clock_us;
-        target.accepted = watermarks.accepted;
+        // A heartbeat may overtake records whose turn has not come (a limited bandwidth): older watermarks take nothing back.
+        target.echo_us = target.echo_us.max(watermarks.clock_us);
+        target.accepted = target.accepted.max(watermarks.accepted);
         match &mut target.stage {
             TargetStage::Preparing(_) if records.is_empty() => return,
             TargetStage::Preparing(_) => return self.close_link(node, "records before Ready", true),
@@ -342,7 +343,7 @@ impl Node {
             }
         }
         self.committed = self.committed.max(watermarks.committed);
-        self.flush_to = watermarks.flush_to;
+        self.flush_to = self.flush_to.max(watermarks.flush_to);
         self.poll_target(node);
     }
 
