@@ -29,6 +29,11 @@ impl Drop for Daemon {
     }
 }
 
+/// Whether the daemon of the node answers, whoever has started it.
+fn answers(cluster: &Cluster) -> bool {
+    cluster.tool("status", 0, &[]).is_ok()
+}
+
 #[track_caller]
 fn await_end(daemon: &mut Daemon) -> ExitStatus {
     let deadline = Instant::now() + PATIENCE;
@@ -93,14 +98,14 @@ fn under_nohup_a_hangup_means_nothing() {
     command.args(["-c", "trap '' HUP; exec \"$0\" run \"$1\" --node alpha"]).arg(exe()).arg(cluster.file());
     let daemon = Daemon(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let deadline = Instant::now() + PATIENCE;
-    while cluster.status(0).is_err() {
+    while !answers(&cluster) {
         assert!(Instant::now() < deadline, "it does not answer");
         std::thread::sleep(Duration::from_millis(10));
     }
     let pid = nix::unistd::Pid::from_raw(daemon.0.id() as i32);
     nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
     for _ in 0..5 {
-        assert_eq!(must(cluster.status(0))["role"], "passive");
+        assert!(answers(&cluster));
     }
 }
 
@@ -115,7 +120,7 @@ fn the_service_manager_is_told() {
     let mut told = [0; 64];
     let n = socket.recv(&mut told).unwrap();
     assert_eq!(&told[..n], b"READY=1");
-    assert_eq!(must(cluster.status(0))["role"], "passive", "whoever is told that it is ready can ask it");
+    assert!(answers(&cluster), "whoever is told that it is ready can ask it");
     must(cluster.tool("stop", 0, &[]));
     let n = socket.recv(&mut told).unwrap();
     assert_eq!(&told[..n], b"STOPPING=1");
@@ -132,7 +137,7 @@ fn too_many_connections_for_its_open_files() {
     let said = cluster.folder().join("said");
     let _daemon = Daemon(command.arg(&said).stdin(Stdio::null()).spawn().unwrap());
     let deadline = Instant::now() + PATIENCE;
-    while cluster.status(0).is_err() {
+    while !answers(&cluster) {
         assert!(Instant::now() < deadline, "it does not answer");
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -192,7 +197,7 @@ fn where_io_uring_is_forbidden_the_remedy_is_said() {
     // Nothing was changed by it: the same replica runs where io_uring is allowed.
     let mut daemon = Daemon(run(&cluster).spawn().unwrap());
     let deadline = Instant::now() + PATIENCE;
-    while cluster.status(0).is_err() {
+    while !answers(&cluster) {
         assert!(Instant::now() < deadline && daemon.0.try_wait().unwrap().is_none(), "it does not answer");
         std::thread::sleep(Duration::from_millis(10));
     }
