@@ -71,3 +71,33 @@ pub fn notify(state: &str) {
         let _ = socket.send_to_addr(state.as_bytes(), &address);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PR_GET_IO_FLUSHER: libc::c_int = 58;
+
+    #[test]
+    fn the_kernel_is_told_where_that_is_permitted() {
+        // SAFETY: no pointer is passed.
+        let get = || unsafe { libc::prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0) };
+        if get() < 0 {
+            return println!("SKIPPED: no CAP_SYS_RESOURCE, or a kernel before 5.6");
+        }
+        std::thread::spawn(move || {
+            assert_eq!(get(), 0);
+            serve_devices();
+            assert_eq!(get(), 1);
+            assert_eq!(std::thread::spawn(get).join().unwrap(), 1, "its threads inherit it");
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_signal_that_is_ignored_is_seen() {
+        // Rust's runtime ignores this one, and nobody ignores the other.
+        assert!(is_ignored(libc::SIGPIPE) && !is_ignored(libc::SIGUSR2));
+    }
+}
