@@ -392,9 +392,11 @@ fn a_new_session_does_not_begin_with_a_new_allowance() {
     until("the second session", &mut both, step_both, |(a, _)| a.session() != Some(session));
     let session = both.0.session().unwrap();
     both.0.peers.send(BETA, session, &PeerMsg::Hello(hello("alpha")), &mut both.0.hub);
+    both.0.peers.send(BETA, session, &append(1, 4096), &mut both.0.hub);
     for _ in 0..5 {
         step_both(&mut both);
     }
+    assert_eq!(appends(&both.1), 1);
     assert!(
         both.0.peers.deadline().is_some_and(|t| t.since_us(both.0.hub.now) > 900_000),
         "the debt is still to be paid"
