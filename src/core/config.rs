@@ -87,3 +87,24 @@ impl NodeConfig {
         self.nodes.iter().position(|n| n.name == name).map(|i| NodeId(i as u8))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::links::tests::config;
+    use super::*;
+
+    /// F1: what waits for its turn under a limit is memory that is held for a peer that lags.
+    #[test]
+    fn the_window_of_a_limited_peer_is_a_second_of_its_limit() {
+        let mut config = config(0);
+        config.window = 16 << 20;
+        let window = |config: &mut NodeConfig, bandwidth| {
+            config.nodes[1].bandwidth = bandwidth;
+            config.window_of(NodeId(1))
+        };
+        assert_eq!(window(&mut config, None), 16 << 20);
+        assert_eq!(window(&mut config, Some(2 << 20)), 2 << 20);
+        assert_eq!(window(&mut config, Some(1 << 40)), 16 << 20);
+        assert_eq!(window(&mut config, Some(128 << 10)), LEAST_WINDOW);
+    }
+}

@@ -432,4 +432,4 @@ impl Source {
 
 #[cfg(test)]
 #[path = "links_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -50,7 +50,7 @@ impl BlockingDisk for Memory {
     }
 }
 
-fn config(me: u8) -> NodeConfig {
+pub fn config(me: u8) -> NodeConfig {
     let node = |name: &str| NodeSpec { name: name.into(), mode: Mode::Sync, bandwidth: None };
     NodeConfig {
         resource: "data".into(),
