@@ -3,8 +3,11 @@
 //! The daemon and the simulator implement this page, and nothing else of the core. All I/O is one primitive
 //! on a [`Part`]; everything that decides order, durability or membership is inside the core.
 
-use super::hello::{Charter, Hello};
+use super::forecast::Forecast;
+use super::hello::{Charter, Hello, Share};
+use super::log_report::LogReport;
 use super::types::*;
+use super::verify::VerifyReport;
 use crate::buf::Payload;
 use bincode::{Decode, Encode};
 
@@ -164,8 +167,10 @@ pub enum Command {
     Switchover {
         to: String,
     },
+    /// Link with a peer again; with `dry_run` only say what that would do.
     Connect {
         peer: String,
+        dry_run: bool,
     },
     Disconnect {
         peer: String,
@@ -175,6 +180,19 @@ pub enum Command {
     Verify {
         repair: bool,
     },
+    /// What the log holds.
+    Log,
+}
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// A sentence for the operator.
+    Text(String),
+    Forecast(Box<Forecast>),
+    Verified(Box<VerifyReport>),
+    Log(Box<LogReport>),
 }
 
 /// What a driver tells the core.
@@ -245,7 +263,7 @@ pub enum Action {
     },
     CommandDone {
         id: CommandId,
-        result: Result<String, super::notice::Refusal>,
+        result: Result<Answer, super::notice::Refusal>,
     },
     Notice(super::notice::Notice),
     /// This node became active: devices and exports may be offered from now on.
@@ -333,6 +351,8 @@ pub enum PeerMsg {
     Bye {
         why: String,
     },
+    /// The answer to a Hello that only asks.
+    Share(Share),
 }
 
 impl PeerMsg {
@@ -358,6 +378,10 @@ pub struct Ack {
     pub resync_bytes: u64,
     /// `Watermarks::clock_us` of the newest frame that this answers.
     pub echo_us: u64,
+    /// How long that frame has been here.
+    pub held_us: u64,
+    /// The longest write or flush of the sender's log since its last acknowledgement; 0 if there was none.
+    pub disk_us: u64,
 }
 
 /// Where the active stands.

@@ -276,7 +276,7 @@ impl Node {
         }
         self.is_outvoted = true;
         self.set_suspended(true, "another node was promoted by force since: demote this one");
-        self.refuse(node, format!("{peer} knows of a later promotion by force: demote this node with --force"));
+        self.refuse(node, super::links::outvoted_words(&peer));
     }
 
     fn check_suspension(&mut self) {

@@ -91,4 +91,21 @@ pub struct Hello {
     pub gap: Option<Gap>,
     /// What the sender understands, see [`FEATURES`].
     pub features: Vec<String>,
+    /// It only asks what a session would do: it wants the answer, and no session.
+    pub probe: bool,
+}
+
+/// What only the sender knows of a session with the node that asked for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Share {
+    /// Its records past the last one that both have.
+    pub records: u64,
+    /// What the blocks that they touch hold; none where that is not known any more.
+    pub bytes: Option<u64>,
+    /// What it would send, were it the one that feeds the other.
+    pub send: u64,
+    /// `send` is the most that it can be.
+    pub at_most: bool,
+    /// What an open gap has it ask for once more (R3).
+    pub again: u64,
 }

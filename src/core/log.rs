@@ -40,6 +40,8 @@ pub struct Log {
     unstable_bytes: u64,
     index: VecDeque<BatchEntry>,
     failed: Option<i32>,
+    /// The next batch waits for room in the ring.
+    full: bool,
     /// Every batch is written stable.
     always_stable: bool,
     flush_ms: u64,
@@ -85,6 +87,7 @@ impl Log {
             unstable_bytes: 0,
             index: start.index,
             failed: None,
+            full: false,
             always_stable,
             flush_ms,
         }
@@ -121,6 +124,11 @@ impl Log {
 
     pub fn size(&self) -> u64 {
         self.geometry.size
+    }
+
+    /// Records wait, and the ring has no room for them.
+    pub fn is_full(&self) -> bool {
+        self.full && !self.queue.is_empty()
     }
 
     /// Nothing queued, nothing in flight, nothing unstable.
@@ -190,8 +198,10 @@ impl Log {
             count += 1;
         }
         let address = self.geometry.place(self.next, bytes);
-        if address + bytes > self.reusable + self.geometry.size {
-            return None; // Full until the tail moves (L5).
+        // Until the tail moves (L5).
+        self.full = address + bytes > self.reusable + self.geometry.size;
+        if self.full {
+            return None;
         }
         let records: Vec<Record> = self.queue.drain(..count).map(|(r, _)| r).collect();
         // A term that an unrelated promotion opened with a lower number still goes on the chain: ids tell terms apart.
@@ -309,6 +319,19 @@ impl Log {
         let at = self.index.partition_point(|e| e.last() < lsn);
         let entry = self.index.get(at).filter(|e| e.start.first <= lsn)?;
         Some((self.geometry.offset(entry.start.address), entry))
+    }
+
+    /// Bytes of payload of the records after `after`.
+    pub fn payload_after(&self, after: Lsn) -> u64 {
+        let at = self.index.partition_point(|e| e.last() <= after);
+        let flying = match &self.flight {
+            Some(Flight::Write { entry, .. }) => Some(entry),
+            _ => None,
+        };
+        let skipped = |e: &BatchEntry| after.next().0.saturating_sub(e.start.first.0) as usize;
+        let of = |e: &BatchEntry| e.metas.iter().skip(skipped(e)).map(|m| m.payload_bytes()).sum::<u64>();
+        let queued = self.queue.iter().filter(|(r, _)| r.lsn > after).map(|(r, _)| r.payload.len() as u64);
+        self.index.range(at..).chain(flying).map(of).sum::<u64>() + queued.sum::<u64>()
     }
 
     /// Ranges of the records after `after`, oldest first.

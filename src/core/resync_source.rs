@@ -35,6 +35,22 @@ pub struct ResyncSource {
     peer_is_zero: bool,
 }
 
+impl ResyncSource {
+    /// Contents that the peer has not confirmed.
+    pub fn left_bytes(&self) -> u64 {
+        self.left.bytes() + self.reading_bytes + self.sent.saturating_sub(self.acked)
+    }
+
+    pub fn base(&self) -> Lsn {
+        self.base
+    }
+
+    /// What there is to send is still being looked for.
+    pub fn is_searching(&self) -> bool {
+        self.search.is_some()
+    }
+}
+
 impl Node {
     /// The passive asks for contents: what changed after `since`, and `extents`.
     pub(super) fn peer_ready_for_resync(&mut self, node: NodeId, since: Lsn, extents: Vec<Extent>) {
@@ -253,7 +269,6 @@ impl Node {
         pass.sent += extent.length;
         let sent_bytes = pass.sent;
         source.resync_sent = sent_bytes;
-        source.bytes += extent.length;
         let records = read.into_records();
         self.send(node, session, PeerMsg::ResyncData { records, sent_bytes });
     }
@@ -265,6 +280,7 @@ impl Node {
         let Feed::Resync(pass) = &source.feed else { return };
         let base = pass.base;
         source.resync_acked = pass.acked;
+        source.streamed = base;
         source.feed = Feed::Stream { next: base.next(), reading: false };
         source.in_flight.clear();
         source.in_flight_bytes = 0;

@@ -2,7 +2,6 @@
 
 use super::api::*;
 use super::node::{Node, Purpose};
-use super::notice::Notice;
 use super::overlay::{Content, Piece};
 use super::superblock::Then;
 use super::types::*;
@@ -171,7 +170,7 @@ impl Node {
             self.store.round = None;
             self.store.rested = self.now;
             self.store.failed = true;
-            return self.notice(Notice::StorageFailed { part: "store".into(), errno });
+            return self.part_failed("store", errno);
         }
         if !round.pieces.is_empty() || !round.touched.is_empty() {
             return;
@@ -181,6 +180,7 @@ impl Node {
         self.store.rested = self.now;
         self.store.failed = false;
         self.store.applied = to;
+        self.part_works("store");
         self.overlay.retire(to);
         self.persist(Then::Nothing);
     }

@@ -69,7 +69,12 @@ impl<B: Brain> World<B> {
             }
             Trouble::Switchover => return self.order_active(Command::Switchover { to: name(other.0 as usize) }),
             Trouble::Verify => return self.order_active(Command::Verify { repair: false }),
-            Trouble::Connect => return self.order(node, Command::Connect { peer: name(other.0 as usize) }),
+            Trouble::Connect => {
+                return self.order(
+                    node,
+                    Command::Connect { peer: name(other.0 as usize), dry_run: self.now.is_multiple_of(4) },
+                );
+            }
             Trouble::Disconnect => {
                 let force = self.rng.coin();
                 return self.order(node, Command::Disconnect { peer: name(other.0 as usize), force });
