@@ -29,6 +29,8 @@ pub struct Log {
     /// The largest term number in the chain: a chain never goes back to a lower one.
     term_number: u64,
     queue: VecDeque<(Record, Term)>,
+    /// Bytes that the queue takes in the ring.
+    queue_bytes: u64,
     flight: Option<Flight>,
     /// The newest record handed to the log.
     end: Lsn,
@@ -76,6 +78,7 @@ impl Log {
             prev_crc: start.prev_crc,
             term_number: start.term_number,
             queue: VecDeque::new(),
+            queue_bytes: 0,
             flight: None,
             end: start.end,
             written: start.end,
@@ -133,6 +136,11 @@ impl Log {
         self.flight.is_some()
     }
 
+    /// Records that wait for the I/O in flight to end: the first of them, and the bytes that they take in the ring.
+    pub fn queued(&self) -> Option<(Lsn, u64)> {
+        self.queue.front().map(|(record, _)| (record.lsn, self.queue_bytes))
+    }
+
     /// The oldest record that the ring holds; `end + 1` if it holds none.
     pub fn from(&self) -> Lsn {
         self.index.front().map_or(self.written.next(), |e| e.start.first)
@@ -142,6 +150,7 @@ impl Log {
     pub fn push(&mut self, record: Record, term: Term) {
         assert_eq!(record.lsn, self.end.next(), "records come in order, without holes");
         self.end = record.lsn;
+        self.queue_bytes += batch::record_bytes(&record);
         self.queue.push_back((record, term));
     }
 
@@ -194,6 +203,7 @@ impl Log {
             return None; // Full until the tail moves (L5).
         }
         let records: Vec<Record> = self.queue.drain(..count).map(|(r, _)| r).collect();
+        self.queue_bytes -= bytes - BLOCK as u64;
         // A term that an unrelated promotion opened with a lower number still goes on the chain: ids tell terms apart.
         self.term_number = self.term_number.max(term.number);
         let fields = BatchFields {
@@ -253,6 +263,7 @@ impl Log {
     pub fn truncate(&mut self, end: Lsn) {
         assert!(self.flight.is_none() && end <= self.end && self.durable >= end);
         self.queue.clear();
+        self.queue_bytes = 0;
         self.end = end;
         self.written = end;
         self.durable = end;
