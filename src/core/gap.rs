@@ -100,7 +100,7 @@ impl Node {
         self.cfg.volumes.iter().map(|v| v.size).collect()
     }
 
-    /// Begins to put the undo back; a promotion waits for it.
+    /// Begins to put the undo back; a promotion waits for it, and a resync from a source that parts earlier.
     pub(super) fn start_rollback(&mut self) {
         if self.rollback.is_none() {
             self.rollback = Some(Rollback { address: 0, writing: 0, flushing: 0 });
@@ -180,11 +180,15 @@ impl Node {
         if rollback.flushing > 0 {
             return;
         }
-        self.rollback = None;
         let to = self.gap.take().and_then(|g| g.rollback).unwrap_or(Lsn(0));
         self.notice(Notice::RolledBack { to: to.0 });
         self.history_stream = self.draw_id();
-        self.persist(Then::Nothing);
+        self.persist(Then::RolledBack);
+    }
+
+    /// No gap is open on disk either: the history may be written anew.
+    pub(super) fn rollback_is_over(&mut self) {
+        self.rollback = None;
     }
 
     /// The way back is gone: the node does not serve.

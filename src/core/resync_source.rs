@@ -35,6 +35,15 @@ pub struct ResyncSource {
     peer_is_zero: bool,
 }
 
+impl ResyncSource {
+    fn is_reading(&self, extent: Extent) -> bool {
+        let overlaps = |e: &Extent| {
+            e.volume == extent.volume && e.offset < extent.offset + extent.length && extent.offset < e.offset + e.length
+        };
+        self.jobs.values().any(|job| overlaps(&job.extent))
+    }
+}
+
 impl Node {
     /// The passive asks for contents: what changed after `since`, and `extents`.
     pub(super) fn peer_ready_for_resync(&mut self, node: NodeId, since: Lsn, extents: Vec<Extent>) {
@@ -143,6 +152,8 @@ impl Node {
         }
         let next = pass.left.next(pass.cursor, JOB_BYTES).or_else(|| pass.left.next((VolumeId(0), 0), JOB_BYTES));
         match next {
+            // A block that joined the pass again while it was being read: the older contents must not come after the newer.
+            Some(extent) if pass.is_reading(extent) => false,
             Some(extent) => {
                 pass.cursor = (extent.volume, extent.offset + extent.length);
                 pass.left.remove(extent);

@@ -42,6 +42,8 @@ pub enum Then {
         peer: NodeId,
         session: SessionId,
     },
+    /// The undo is back in the store (R1).
+    RolledBack,
     /// The image is whole (R3).
     GapClosed {
         peer: NodeId,
@@ -180,6 +182,7 @@ impl Node {
             }
             Then::Ready { peer, session } => self.lineage_adopted(peer, session),
             Then::GapOpen { peer, session } => self.gap_is_open(peer, session),
+            Then::RolledBack => self.rollback_is_over(),
             Then::GapClosed { peer, session, position } => self.gap_is_closed(peer, session, position),
         }
     }
