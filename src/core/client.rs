@@ -185,7 +185,7 @@ impl Node {
     /// A record enters this node's order: overlay and log, in that order of lsn.
     pub(super) fn take_record(&mut self, record: Record) {
         // Only a node with a lineage takes records: the active has opened a term, a passive has adopted the active's.
-        let term = *self.lineage.term_at(record.lsn).expect("a record of a known term");
+        let term = *self.lineage.term_to_log(record.lsn).expect("a record of a known term");
         self.overlay.insert(&record);
         self.log.push(record, term);
     }

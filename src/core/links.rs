@@ -229,6 +229,7 @@ impl Node {
             PeerMsg::Claim(charter) => self.claim_came(node, session, charter),
             PeerMsg::ClaimAnswer { version, granted } => self.claim_answered(node, version, granted),
             PeerMsg::TakeOver => self.take_over(node),
+            PeerMsg::Changed { extents } => self.peer_changed(node, &extents),
             PeerMsg::ReadyResync { since, extents } => self.peer_ready_for_resync(node, since, extents),
             PeerMsg::ResyncBegin { bytes } => {
                 let peer = self.cfg.name(node).to_string();
@@ -264,14 +265,14 @@ impl Node {
             peer.forget_positions();
         }
         match (self.role(), hello.role) {
+            (Role::Active, _) if hello.charter.generation.0 > self.charter.generation.0 => {
+                // Somebody was promoted by force while this node was taken for dead: its term is over (C8).
+                self.outvoted(node);
+            }
             (Role::Active, Role::Active) => {
                 self.notice(Notice::SplitBrain { peer: hello.node.clone() });
                 let why = "both nodes are active (split brain): demote the one whose writes are to be set aside";
                 self.refuse(node, why.into());
-            }
-            (Role::Active, Role::Passive) if hello.charter.generation.0 > self.charter.generation.0 => {
-                // Somebody was promoted by force while this node was taken for dead: its term is over (C8).
-                self.outvoted(node);
             }
             (Role::Active, Role::Passive) => {
                 self.link_stands(node, Link::Source(Box::new(Source::new(session, self.now))));
@@ -399,6 +400,7 @@ impl Source {
         Source {
             session,
             feed: Feed::Preparing,
+            changed: None,
             gap_open: false,
             until: Lsn(0),
             resync_sent: 0,

@@ -218,7 +218,9 @@ fn end_by_lineage(lineage: &Lineage, entries: &mut VecDeque<BatchEntry>, end: Ls
     let mut valid = end;
     for entry in entries.iter() {
         let mut lsns = (entry.start.first.0..=entry.last().0).map(Lsn);
-        if let Some(alien) = lsns.find(|lsn| lineage.term_at(*lsn).map(|t| t.id) != Some(entry.term.id)) {
+        let ours =
+            |lsn: Lsn| lineage.is_before_memory(lsn) || lineage.term_at(lsn).is_some_and(|t| t.id == entry.term.id);
+        if let Some(alien) = lsns.find(|lsn| !ours(*lsn)) {
             valid = valid.min(alien.prev());
         }
     }

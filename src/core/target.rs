@@ -13,6 +13,9 @@ use super::superblock::Then;
 use super::types::*;
 use std::collections::VecDeque;
 
+/// Extents in one message at most: each takes up to 21 bytes, and a frame's head has room for 256 KiB.
+const MESSAGE_EXTENTS: usize = 8192;
+
 /// On the way to being ready.
 #[derive(Debug)]
 pub struct Prepare {
@@ -162,6 +165,9 @@ impl Node {
         if !self.log.is_settled() || !self.store.is_resting() || self.rollback.is_some() || self.resync_ios > 0 {
             return self.log.want_durable(end);
         }
+        if !self.superblock.is_settled() {
+            return; // One that is on its way may still be the only one to say what the history holds (R1).
+        }
         if plan.resync && self.gap.is_none() {
             // What was reported durable must be found again by a rollback (R1): all of it is applied before the gap is opened,
             // committed or not. What of it is an orphan is set aside first (R4).
@@ -263,6 +269,7 @@ impl Node {
             return self.gap_noted(node, session, Ok(IoData::Nothing));
         }
         let purpose = Purpose::GapNoted { peer: node, session };
+        self.resync_ios += 1;
         self.io(purpose, Part::History, IoOp::Write { offset, bufs, sync: true });
     }
 
@@ -290,12 +297,16 @@ impl Node {
     pub(super) fn gap_is_open(&mut self, node: NodeId, session: SessionId) {
         let Some(gap) = &self.gap else { return };
         let applied = self.store.applied();
-        let extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
+        let mut extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let since = prepare.plan.fork.min(applied);
         let resync = ResyncTarget::new(applied, std::mem::take(&mut prepare.lineage), prepare.zero);
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
             target.stage = TargetStage::Resync(Box::new(resync));
+        }
+        while extents.len() > MESSAGE_EXTENTS {
+            let some = extents.split_off(extents.len() - MESSAGE_EXTENTS);
+            self.send(node, session, PeerMsg::Changed { extents: some });
         }
         self.send(node, session, PeerMsg::ReadyResync { since, extents });
     }
