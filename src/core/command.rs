@@ -108,8 +108,10 @@ impl Node {
         if forced || charter.generation == (0, 0) {
             let names: Vec<&str> = off.iter().map(|n| self.cfg.name(*n)).collect();
             charter.in_sync.retain(|m| !names.contains(&m.node.as_str()));
-            // A first promotion founds generation 1; by force it is a higher one, whatever others have founded.
-            let number = if forced { (charter.generation.0 + 1).max(2) } else { 1 };
+            // A first promotion founds generation 1; by force it is a higher one, above all that this node has heard of.
+            let heard = self.peers.iter().filter_map(|p| p.hello.as_ref()).map(|h| h.charter.generation.0).max();
+            let highest = charter.generation.0.max(heard.unwrap_or(0));
+            let number = if forced { (highest + 1).max(2) } else { 1 };
             charter.generation = (number, self.draw_id());
         }
         let me = Member { node: self.cfg.my_name().to_string(), incarnation: self.cfg.incarnation };

@@ -101,7 +101,7 @@ impl Node {
         self.cfg.volumes.iter().map(|v| v.size).collect()
     }
 
-    /// Begins to put the undo back; a promotion waits for it, and a resync from a source that parts earlier.
+    /// Begins to put the undo back; a promotion waits for it.
     pub(super) fn start_rollback(&mut self) {
         if self.rollback.is_none() {
             self.rollback = Some(Rollback { address: 0, writing: 0, flushing: 0 });
@@ -181,15 +181,11 @@ impl Node {
         if rollback.flushing > 0 {
             return;
         }
+        self.rollback = None;
         let to = self.gap.take().and_then(|g| g.rollback).unwrap_or(Lsn(0));
         self.notice(Notice::RolledBack { to: to.0 });
         self.history_stream = self.draw_id();
-        self.persist(Then::RolledBack);
-    }
-
-    /// No gap is open on disk either: the history may be written anew.
-    pub(super) fn rollback_is_over(&mut self) {
-        self.rollback = None;
+        self.persist(Then::Nothing);
     }
 
     /// The way back is gone: the node does not serve.

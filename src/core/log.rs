@@ -67,7 +67,7 @@ pub struct LogStart {
 
 impl Log {
     pub fn new(start: LogStart, always_stable: bool, flush_ms: u64) -> Log {
-        Log {
+        let mut log = Log {
             geometry: start.geometry,
             stream: start.stream,
             tail: start.tail,
@@ -87,7 +87,9 @@ impl Log {
             failed: None,
             always_stable,
             flush_ms,
-        }
+        };
+        log.forget_orphans();
+        log
     }
 
     pub fn end(&self) -> Lsn {
@@ -261,6 +263,14 @@ impl Log {
         self.unstable_since = None;
         self.unstable_bytes = 0;
         cut(&mut self.index, end);
+        self.forget_orphans();
+    }
+
+    /// Where no record counts any more, what the ring still holds are orphans: they need no room.
+    fn forget_orphans(&mut self) {
+        if self.index.is_empty() && self.flight.is_none() {
+            self.tail = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.end.next() };
+        }
     }
 
     /// Empties the log at a position that the store holds (the two ends of a resync). The new stream id makes everything
@@ -395,5 +405,22 @@ mod tests {
         log.done(Ok(()));
         assert_eq!(log.durable(), Lsn(8));
         assert!(log.poll(Time(0)).is_none());
+    }
+
+    #[test]
+    fn orphans_do_not_keep_the_ring_full() {
+        let mut log = log(8);
+        for lsn in 1..=8 {
+            log.push(discard(lsn), TERM);
+            log.want_durable(Lsn(lsn));
+            assert!(log.poll(Time(0)).is_some());
+            log.done(Ok(()));
+        }
+        log.truncate(Lsn(0));
+        assert_eq!(log.held(), 0, "none of it counts");
+        let tail = log.tail();
+        log.tail_is_durable(tail.address);
+        log.push(discard(1), Term { number: 2, id: TermId(2), first: Lsn(1) });
+        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Write { .. }))));
     }
 }

@@ -42,8 +42,6 @@ pub enum Then {
         peer: NodeId,
         session: SessionId,
     },
-    /// The undo is back in the store (R1).
-    RolledBack,
     /// The image is whole (R3).
     GapClosed {
         peer: NodeId,
@@ -187,7 +185,6 @@ impl Node {
             }
             Then::Ready { peer, session } => self.lineage_adopted(peer, session),
             Then::GapOpen { peer, session } => self.gap_is_open(peer, session),
-            Then::RolledBack => self.rollback_is_over(),
             Then::GapClosed { peer, session, position } => self.gap_is_closed(peer, session, position),
         }
     }

@@ -177,6 +177,7 @@ impl<B: Brain> World<B> {
             impaired: false,
             held: false,
             unaware: false,
+            given_up_by: None,
             ahead_us: self.rng.below(1 << 40),
             fast_ppm: self.rng.below(10_000),
         });
@@ -500,6 +501,7 @@ impl<B: Brain> World<B> {
             self.orders.generation = generation;
             for off in self.orders.off(node) {
                 self.slot(off).unaware = true;
+                self.slot(off).given_up_by = Some(generation);
             }
         }
         self.slot(node).unaware &= generation != self.orders.generation;
