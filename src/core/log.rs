@@ -162,7 +162,9 @@ impl Log {
         if self.wanted > self.durable && (self.wanted <= self.written || self.queue.is_empty()) {
             return Some(self.start_flush());
         }
-        self.start_batch(now)
+        // A batch that finds no room must not keep what was written from becoming durable: only that makes room (L5).
+        let flush = self.wanted > self.durable && self.written > self.durable;
+        self.start_batch(now).or_else(|| flush.then(|| self.start_flush()))
     }
 
     /// When the log flushes by itself (L3).
