@@ -58,9 +58,9 @@ impl GapState {
         }
     }
 
-    /// The write that `save` or `note_changed` asked for is over. If it failed nothing of it is there, and the next one takes its place: a hole
+    /// The write that `save` asked for is over. If it failed nothing of it is there, and the next one takes its place: a hole
     /// in the chain would hide all undo behind it.
-    pub fn write_is_over(&mut self, written: bool) {
+    pub fn save_is_over(&mut self, written: bool) {
         if let Some((chain, extents)) = self.pending.take()
             && !written
         {
@@ -72,7 +72,6 @@ impl GapState {
     /// What makes the list of own changes durable: offset in the history, and bytes.
     pub fn note_changed(&mut self, extents: &[Extent]) -> (u64, Vec<Payload>) {
         let offset = self.chain.address;
-        self.pending = Some((self.chain, Vec::new()));
         extents.iter().for_each(|e| self.changed.add(*e));
         let mut notes: Vec<Record> = extents.iter().map(|e| Record { kind: CHANGED, ..zero_record(*e) }).collect();
         let bufs = self.chain.append(self.stream, NO_TERM, &mut notes);

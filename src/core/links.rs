@@ -4,7 +4,7 @@ use super::api::*;
 use super::hello::{Hello, PROTOCOL};
 use super::node::{Node, Stage};
 use super::notice::Notice;
-use super::peer::{Feed, Link, Source};
+use super::peer::{Feed, Link, Source, TargetStage};
 use super::types::*;
 use std::collections::VecDeque;
 
@@ -68,6 +68,10 @@ impl Node {
         match &peer.link {
             Link::Source(_) => self.send(node, session, PeerMsg::Heartbeat { watermarks }),
             Link::Idle(_) => self.send(node, session, PeerMsg::Ack(ack)),
+            // What is set aside or applied first may take long, and the other side must not take it for silence.
+            Link::Target(target) if matches!(target.stage, TargetStage::Preparing(_)) => {
+                self.send(node, session, PeerMsg::Ack(ack));
+            }
             Link::Target(_) => self.send_ack(node),
             Link::Down | Link::Dialing | Link::Greeting(_) => {}
         }

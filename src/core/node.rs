@@ -401,9 +401,6 @@ impl Node {
             Purpose::SalvageSearch { peer, session } => self.salvage_searched(peer, session, result),
             Purpose::GapNoted { peer, session } => {
                 self.resync_ios -= 1;
-                if let Some(gap) = &mut self.gap {
-                    gap.write_is_over(result.is_ok());
-                }
                 self.gap_noted(peer, session, result)
             }
             Purpose::SalvageRead { peer, session, part } => self.salvage_read(peer, session, part, result),

@@ -340,7 +340,7 @@ impl Node {
 
     pub(super) fn undo_written(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
         if let Some(gap) = &mut self.gap {
-            gap.write_is_over(result.is_ok());
+            gap.save_is_over(result.is_ok());
         }
         self.resync_io_done(node, session, 0, result);
     }
