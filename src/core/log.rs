@@ -69,7 +69,7 @@ pub struct LogStart {
 
 impl Log {
     pub fn new(start: LogStart, always_stable: bool, flush_ms: u64) -> Log {
-        Log {
+        let mut log = Log {
             geometry: start.geometry,
             stream: start.stream,
             tail: start.tail,
@@ -90,7 +90,9 @@ impl Log {
             failed: None,
             always_stable,
             flush_ms,
-        }
+        };
+        log.forget_orphans();
+        log
     }
 
     pub fn end(&self) -> Lsn {
@@ -171,7 +173,8 @@ impl Log {
         if self.wanted > self.durable && (self.wanted <= self.written || self.queue.is_empty()) {
             return Some(self.start_flush());
         }
-        self.start_batch(now)
+        // A ring without room gets it only from what is durable: what is written and waited for is flushed first.
+        self.start_batch(now).or_else(|| (self.wanted.min(self.written) > self.durable).then(|| self.start_flush()))
     }
 
     /// When the log flushes by itself (L3).
@@ -271,6 +274,14 @@ impl Log {
         self.unstable_since = None;
         self.unstable_bytes = 0;
         cut(&mut self.index, end);
+        self.forget_orphans();
+    }
+
+    /// Where no record counts any more, what the ring still holds are orphans: they need no room.
+    fn forget_orphans(&mut self) {
+        if self.index.is_empty() && self.flight.is_none() {
+            self.tail = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.end.next() };
+        }
     }
 
     /// Empties the log at a position that the store holds (the two ends of a resync). The new stream id makes everything
@@ -367,4 +378,60 @@ pub fn read_back(entry: &BatchEntry, body: &Payload) -> Option<Vec<Record>> {
     }
     let live = &metas[..entry.metas.len()];
     live.iter().all(|m| batch::payload_ok(m, body)).then(|| batch::records(&header, live, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERM: Term = Term { number: 1, id: TermId(1), first: Lsn(1) };
+
+    fn log(ring_blocks: u64) -> Log {
+        let tail = ScanStart { address: 0, prev_crc: batch::seed(7), first: Lsn(1) };
+        let geometry = Geometry { start: 0, size: ring_blocks * BLOCK as u64 };
+        let (end, index) = (Lsn(0), VecDeque::new());
+        let start =
+            LogStart { geometry, stream: 7, tail, next: 0, prev_crc: tail.prev_crc, term_number: 0, end, index };
+        Log::new(start, false, 1000)
+    }
+
+    fn discard(lsn: u64) -> Record {
+        let (volume, kind, payload) = (VolumeId(0), Kind::Discard, Payload::empty());
+        Record { lsn: Lsn(lsn), volume, kind, offset: 0, length: 4096, crc: 0, payload }
+    }
+
+    #[test]
+    fn a_full_ring_flushes_what_is_waited_for() {
+        // Room for eight batches of one record; nobody asks for durability while they are written.
+        let mut log = log(8);
+        for lsn in 1..=8 {
+            log.push(discard(lsn), TERM);
+            assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Write { sync: false, .. }))));
+            log.done(Ok(()));
+        }
+        log.push(discard(9), TERM);
+        assert!(log.poll(Time(0)).is_none(), "full, and nobody waits");
+        log.want_durable(Lsn(9));
+        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Flush))), "only what is durable can leave the ring");
+        log.done(Ok(()));
+        assert_eq!(log.durable(), Lsn(8));
+        assert!(log.poll(Time(0)).is_none());
+    }
+
+    #[test]
+    fn orphans_do_not_keep_the_ring_full() {
+        let mut log = log(8);
+        for lsn in 1..=8 {
+            log.push(discard(lsn), TERM);
+            log.want_durable(Lsn(lsn));
+            assert!(log.poll(Time(0)).is_some());
+            log.done(Ok(()));
+        }
+        log.truncate(Lsn(0));
+        assert_eq!(log.held(), 0, "none of it counts");
+        let tail = log.tail();
+        log.tail_is_durable(tail.address);
+        log.push(discard(1), Term { number: 2, id: TermId(2), first: Lsn(1) });
+        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Write { .. }))));
+    }
 }
