@@ -10,6 +10,8 @@ use super::types::*;
 const FRAME_RECORDS: usize = 256;
 /// Payload bytes in one frame at most.
 const FRAME_BYTES: u64 = 4 << 20;
+/// Records that wait for the log are sent before their turn once they are so many bytes.
+const EARLY_BYTES: u64 = 64 << 10;
 /// What a record without payload counts against the window.
 const RECORD_BYTES: u64 = 64;
 
@@ -124,6 +126,11 @@ impl Node {
             return false;
         }
         if source.in_flight_bytes >= window {
+            return false;
+        }
+        if self.log.is_busy() && self.log.queued().is_some_and(|(first, bytes)| next >= first && bytes < EARLY_BYTES) {
+            // Group commit for all nodes: what cannot complete before this node's next batch goes to the peers with it, in one
+            // frame rather than in many that wake them one by one.
             return false;
         }
         if self.overlay.first().is_some_and(|first| first <= next) {
