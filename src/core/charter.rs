@@ -7,6 +7,7 @@ use super::node::{Node, Stage};
 use super::notice::Notice;
 use super::superblock::Then;
 use super::types::*;
+use crate::format::batch::MAX_RECORD_BYTES;
 use std::collections::BTreeSet;
 
 /// A change that is not over.
@@ -100,7 +101,9 @@ impl Node {
     fn limit_ms(&self, node: NodeId, received: Lsn) -> u64 {
         let Some(bandwidth) = self.cfg.nodes[node.0 as usize].bandwidth else { return 0 };
         let bytes: u64 = self.overlay.records_from(received.next()).map(|r| r.payload.len() as u64).sum();
-        bytes.saturating_mul(1000) / bandwidth
+        // Before them the frame that went last must be paid for, and a record is not cut.
+        let debt = self.frame_bytes(node) + MAX_RECORD_BYTES;
+        (bytes + debt).saturating_mul(1000) / bandwidth
     }
 
     /// Takes a node out of the in-sync set, or out of those about to join. With `on_stall = "suspend"` the set keeps two.

@@ -10,6 +10,8 @@ use super::types::*;
 const FRAME_RECORDS: usize = 256;
 /// Payload bytes in one frame at most.
 const FRAME_BYTES: u64 = 4 << 20;
+/// The same, at least, to a peer whose bandwidth is limited.
+const LEAST_FRAME_BYTES: u64 = 64 << 10;
 /// Records that wait for the log are sent before their turn once they are so many bytes.
 const EARLY_BYTES: u64 = 64 << 10;
 /// What a record without payload counts against the window.
@@ -136,7 +138,8 @@ impl Node {
         if self.overlay.first().is_some_and(|first| first <= next) {
             // A mark stands right after its record: what follows goes into another frame.
             let last = source.marks.front().map_or(Lsn(u64::MAX), |(after, _)| *after);
-            let records = frame(self.overlay.records_from(next).take_while(|r| r.lsn <= last).cloned());
+            let records =
+                frame(self.overlay.records_from(next).take_while(|r| r.lsn <= last).cloned(), self.frame_bytes(node));
             self.send_records(node, records);
             return true;
         }
@@ -154,6 +157,12 @@ impl Node {
         source.feed = Feed::Stream { next: last.next(), reading: false };
         let session = source.session;
         self.send(node, session, PeerMsg::Append { records, watermarks });
+    }
+
+    /// Payload bytes in one frame to a peer, at most. A frame goes as a whole and is paid for afterwards, so under a limit it is small.
+    pub(super) fn frame_bytes(&self, node: NodeId) -> u64 {
+        let bandwidth = self.cfg.nodes[node.0 as usize].bandwidth;
+        bandwidth.map_or(FRAME_BYTES, |b| (b / 8).clamp(LEAST_FRAME_BYTES, FRAME_BYTES))
     }
 
     /// A lagging peer is fed from the log.
@@ -210,12 +219,12 @@ impl Peer {
 }
 
 /// As many records as fit one frame.
-pub(super) fn frame(records: impl Iterator<Item = Record>) -> Vec<Record> {
+pub(super) fn frame(records: impl Iterator<Item = Record>, most: u64) -> Vec<Record> {
     let mut bytes = 0;
     records
         .take(FRAME_RECORDS)
         .take_while(|r| {
-            let fits = bytes == 0 || bytes + r.payload.len() as u64 <= FRAME_BYTES;
+            let fits = bytes == 0 || bytes + r.payload.len() as u64 <= most;
             bytes += r.payload.len() as u64;
             fits
         })

@@ -43,7 +43,7 @@ fn text_is_packed_and_noise_is_left_alone() {
 fn a_limited_sync_peer_slows_writes_and_is_not_dropped() {
     let plan = Plan::of(&["alpha", "beta"], "16MiB").resource("stall_ms = 250").node("beta", "bandwidth = \"2MiB/s\"");
     let mut cluster = Cluster::serving(&plan, &[0, 1]);
-    write_blocks(&cluster, &vec![7; 4 << 20], 1);
+    write_blocks(&cluster, &vec![7; 4 << 20], 2);
     let status = must(cluster.status(0));
     assert_eq!(in_sync(&status).len(), 2, "{status}");
     assert!(!cluster.said(0).contains("dropped peer=beta"), "{}", cluster.said(0));
