@@ -225,6 +225,11 @@ pub enum Event {
         session: SessionId,
         message: PeerMsg,
     },
+    /// A part of a message has come: on a slow link a large one takes longer than a silence may.
+    PeerHeard {
+        peer: NodeId,
+        session: SessionId,
+    },
     Command {
         id: CommandId,
         command: Command,
@@ -278,6 +283,10 @@ pub enum PeerMsg {
     Ready {
         received: Lsn,
         durable: Lsn,
+    },
+    /// Extents for the `ReadyResync` that follows, which has no room for them all.
+    Changed {
+        extents: Vec<Extent>,
     },
     /// The passive needs the contents of whatever changed after `since`, the last record that both lineages share, and
     /// of `extents`: what changed on its own side since (R4), and every block with undo (R3).
@@ -348,6 +357,15 @@ pub enum PeerMsg {
     },
     /// The answer to a Hello that only asks.
     Share(Share),
+}
+
+impl PeerMsg {
+    /// A driver that limits what it sends lets these go at once, ahead of what waits for its turn (S1: the committed position
+    /// travels outside the flow control of data). They say how far things are, which is as true before the records as behind
+    /// them; all else stays in order. The first message of a session waits for nothing either.
+    pub fn overtakes(&self) -> bool {
+        matches!(self, PeerMsg::Heartbeat { .. } | PeerMsg::Ack(_) | PeerMsg::Hello(_))
+    }
 }
 
 /// Where a passive stands. Counts only where `term` is the receiver's own newest term (C1).

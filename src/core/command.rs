@@ -124,8 +124,10 @@ impl Node {
         if forced || charter.generation == (0, 0) {
             let names: Vec<&str> = off.iter().map(|n| self.cfg.name(*n)).collect();
             charter.in_sync.retain(|m| !names.contains(&m.node.as_str()));
-            // A first promotion founds generation 1; by force it is a higher one, whatever others have founded.
-            let number = if forced { (charter.generation.0 + 1).max(2) } else { 1 };
+            // A first promotion founds generation 1; by force it is a higher one, above all that this node has heard of.
+            let heard = self.peers.iter().filter_map(|p| p.hello.as_ref()).map(|h| h.charter.generation.0).max();
+            let highest = charter.generation.0.max(heard.unwrap_or(0));
+            let number = if forced { (highest + 1).max(2) } else { 1 };
             charter.generation = (number, self.draw_id());
         }
         let me = Member { node: self.cfg.my_name().to_string(), incarnation: self.cfg.incarnation };
@@ -146,7 +148,11 @@ impl Node {
         let free =
             self.stage == Stage::Passive && self.operation.is_none() && self.granted.is_none_or(|(n, _)| n == node);
         let idle = matches!(self.peers[node.0 as usize].link, Link::Idle(_));
-        if !idle || !(free || yields) || !charter.newer_than(&self.charter) || self.fault.is_some() {
+        // Only force goes past what was pledged to somebody else: that node may serve by now.
+        let name = self.cfg.name(node);
+        let pledged =
+            self.pledge.as_deref().is_some_and(|to| to != name) && charter.generation == self.charter.generation;
+        if !idle || pledged || !(free || yields) || !charter.newer_than(&self.charter) || self.fault.is_some() {
             return self.send(node, session, PeerMsg::ClaimAnswer { version, granted: false });
         }
         if yields {
@@ -310,6 +316,10 @@ impl Node {
             let alone = unreachable.iter().filter(|n| alone(n)).cloned().collect();
             return Err(Refusal::Unreachable { peers: unreachable, alone });
         }
+        let unknown = self.listed_and_unknown();
+        if !forced && !unknown.is_empty() {
+            return Err(Refusal::NotInFile { peers: unknown });
+        }
         if self.gap.as_ref().is_some_and(|g| g.rollback.is_none()) {
             return Err(Refusal::NoImage);
         }
@@ -347,6 +357,13 @@ impl Node {
         active && !(member && self.cfg.on_stall == OnStall::Suspend && sync_nodes <= 2)
     }
 
+    /// Nodes that the charter names and this node's file does not.
+    fn listed_and_unknown(&self) -> Vec<String> {
+        let listed = self.charter.in_sync.iter().map(|m| &m.node).chain(&self.charter.active).chain(&self.charter.heir);
+        let unknown: BTreeSet<&String> = listed.filter(|name| self.cfg.find(name).is_none()).collect();
+        unknown.into_iter().cloned().collect()
+    }
+
     /// Whose word a promotion needs: a founder needs everyone's; later the members' and the active's.
     fn must_answer(&self, node: NodeId) -> bool {
         let name = self.cfg.name(node);
@@ -355,6 +372,8 @@ impl Node {
             || self.pledge.as_deref() == Some(name)
             || self.charter.member(name).is_some()
             || self.charter.active.as_deref() == Some(name)
+            // Dropped after the release or not: it may have taken over without asking anybody.
+            || self.charter.heir.as_deref() == Some(name)
     }
 
     /// Records that a connected peer of the same lineage holds past this node's end.

@@ -179,7 +179,7 @@ impl Duo {
     }
 
     fn config(&self, side: usize) -> NodeConfig {
-        let spec = |n: &str| NodeSpec { name: n.into(), mode: Mode::Sync };
+        let spec = |n: &str| NodeSpec { name: n.into(), mode: Mode::Sync, bandwidth: None };
         let mut config = NodeConfig {
             resource: "data".into(),
             nodes: ["alpha", "beta"].map(spec).to_vec(),

@@ -6,6 +6,13 @@ use bincode::{Decode, Encode};
 /// The version of the peer protocol.
 pub const PROTOCOL: u32 = 1;
 
+/// A frame's payload may be one lz4 block.
+pub const LZ4: &str = "lz4";
+
+/// What this node understands beyond the protocol's version. Whoever sends uses only what the receiver has named; names that it does
+/// not know it passes over.
+pub const FEATURES: [&str; 1] = [LZ4];
+
 /// Who is active and who is in sync: the register of the keeper (C9 for `alone`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Charter {
@@ -82,6 +89,8 @@ pub struct Hello {
     /// It is on its way to being active.
     pub promoting: bool,
     pub gap: Option<Gap>,
+    /// What the sender understands, see [`FEATURES`].
+    pub features: Vec<String>,
     /// It only asks what a session would do: it wants the answer, and no session.
     pub probe: bool,
 }

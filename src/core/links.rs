@@ -1,15 +1,19 @@
 //! Connections: dialing, the handshake and its verdict, keepalive, loss.
 
 use super::api::*;
-use super::hello::{Hello, PROTOCOL};
+use super::hello::{FEATURES, Hello, PROTOCOL};
 use super::node::{Node, Stage};
 use super::notice::Notice;
-use super::peer::{Feed, Link, Source};
+use super::peer::{Feed, Link, Source, TargetStage};
 use super::types::*;
 use std::collections::VecDeque;
 
-/// Longest pause between two attempts to connect, in ms.
+/// Pauses between two attempts to connect, in ms: each is twice the one before.
+const MIN_BACKOFF_MS: u64 = 10;
 const MAX_BACKOFF_MS: u64 = 1000;
+/// A session that stood this long was of use: after it the pauses begin anew. One that ends sooner does not count, however far its
+/// handshake came; or two nodes that cannot work together would dial, greet and part without a pause.
+const OF_USE_MS: u64 = 1000;
 /// Heartbeats missed until a session is given up.
 const SILENT_HEARTBEATS: u64 = 10;
 pub(super) const SPLIT_BRAIN: &str =
@@ -96,6 +100,10 @@ impl Node {
         match &peer.link {
             Link::Source(_) => self.send(node, session, PeerMsg::Heartbeat { watermarks }),
             Link::Idle(_) => self.send(node, session, PeerMsg::Ack(ack)),
+            // What is set aside or applied first may take long, and the other side must not take it for silence.
+            Link::Target(target) if matches!(target.stage, TargetStage::Preparing(_)) => {
+                self.send(node, session, PeerMsg::Ack(ack));
+            }
             Link::Target(_) => self.send_ack(node),
             Link::Down | Link::Dialing | Link::Greeting(_) => {}
         }
@@ -191,6 +199,9 @@ impl Node {
             peer.why = Some(why.to_string());
             peer.down_since = Some(now);
         }
+        if was_greeted && now >= peer.stands_since.plus_ms(OF_USE_MS) {
+            peer.backoff_ms = MIN_BACKOFF_MS;
+        }
         self.back_off(node);
         if was_greeted {
             self.notice(Notice::PeerLost { peer: name, why: why.into() });
@@ -209,7 +220,7 @@ impl Node {
     pub(super) fn renegotiate(&mut self, why: &str) {
         for node in self.cfg.peers() {
             self.close_link(node, why, true);
-            self.peer_mut(node).backoff_ms = 10;
+            self.peer_mut(node).backoff_ms = MIN_BACKOFF_MS;
             let now = self.now;
             self.peer_mut(node).retry_at = now;
         }
@@ -234,7 +245,16 @@ impl Node {
             charter: self.charter.clone(),
             promoting: self.stage == Stage::Promoting,
             gap: self.gap.as_ref().map(|g| super::hello::Gap { rollback: g.rollback, since: g.since }),
+            features: FEATURES.map(String::from).to_vec(),
             probe: false,
+        }
+    }
+
+    pub(super) fn peer_heard(&mut self, node: NodeId, session: SessionId) {
+        let now = self.now;
+        let peer = self.peer_mut(node);
+        if peer.session() == Some(session) {
+            peer.last_heard = now;
         }
     }
 
@@ -263,6 +283,7 @@ impl Node {
             PeerMsg::Claim(charter) => self.claim_came(node, session, charter),
             PeerMsg::ClaimAnswer { version, granted } => self.claim_answered(node, version, granted),
             PeerMsg::TakeOver => self.take_over(node),
+            PeerMsg::Changed { extents } => self.peer_changed(node, &extents),
             PeerMsg::ReadyResync { since, extents } => self.peer_ready_for_resync(node, since, extents),
             PeerMsg::ResyncBegin { bytes } => {
                 let peer = self.cfg.name(node).to_string();
@@ -308,15 +329,15 @@ impl Node {
             peer.forget_positions();
         }
         match (self.role(), hello.role) {
+            (Role::Active, _) if hello.charter.generation.0 > self.charter.generation.0 => {
+                // Somebody was promoted by force while this node was taken for dead: its term is over (C8).
+                self.outvoted(node);
+            }
             (Role::Active, Role::Active) => {
                 if self.peer_mut(node).why.as_deref() != Some(SPLIT_BRAIN) {
                     self.notice(Notice::SplitBrain { peer: hello.node.clone() });
                 }
                 self.refuse(node, SPLIT_BRAIN.into());
-            }
-            (Role::Active, Role::Passive) if hello.charter.generation.0 > self.charter.generation.0 => {
-                // Somebody was promoted by force while this node was taken for dead: its term is over (C8).
-                self.outvoted(node);
             }
             (Role::Active, Role::Passive) => {
                 self.link_stands(node, Link::Source(Box::new(Source::new(session))));
@@ -348,10 +369,10 @@ impl Node {
     }
 
     pub(super) fn link_stands(&mut self, node: NodeId, link: Link) {
-        let name = self.cfg.name(node).to_string();
+        let (now, name) = (self.now, self.cfg.name(node).to_string());
         let peer = self.peer_mut(node);
         peer.link = link;
-        peer.backoff_ms = 10;
+        peer.stands_since = now;
         peer.down_since = None;
         peer.why = None;
         peer.refused_at = None;
@@ -434,6 +455,7 @@ impl Source {
         Source {
             session,
             feed: Feed::Preparing,
+            changed: None,
             gap_open: false,
             until: Lsn(0),
             resync_sent: 0,
@@ -450,3 +472,7 @@ impl Source {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "links_tests.rs"]
+pub(super) mod tests;

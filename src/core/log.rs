@@ -29,6 +29,8 @@ pub struct Log {
     /// The largest term number in the chain: a chain never goes back to a lower one.
     term_number: u64,
     queue: VecDeque<(Record, Term)>,
+    /// Bytes that the queue takes in the ring.
+    queue_bytes: u64,
     flight: Option<Flight>,
     /// The newest record handed to the log.
     end: Lsn,
@@ -69,7 +71,7 @@ pub struct LogStart {
 
 impl Log {
     pub fn new(start: LogStart, always_stable: bool, flush_ms: u64) -> Log {
-        Log {
+        let mut log = Log {
             geometry: start.geometry,
             stream: start.stream,
             tail: start.tail,
@@ -78,6 +80,7 @@ impl Log {
             prev_crc: start.prev_crc,
             term_number: start.term_number,
             queue: VecDeque::new(),
+            queue_bytes: 0,
             flight: None,
             end: start.end,
             written: start.end,
@@ -90,7 +93,9 @@ impl Log {
             full: false,
             always_stable,
             flush_ms,
-        }
+        };
+        log.forget_orphans();
+        log
     }
 
     pub fn end(&self) -> Lsn {
@@ -141,6 +146,11 @@ impl Log {
         self.flight.is_some()
     }
 
+    /// Records that wait for the I/O in flight to end: the first of them, and the bytes that they take in the ring.
+    pub fn queued(&self) -> Option<(Lsn, u64)> {
+        self.queue.front().map(|(record, _)| (record.lsn, self.queue_bytes))
+    }
+
     /// The oldest record that the ring holds; `end + 1` if it holds none.
     pub fn from(&self) -> Lsn {
         self.index.front().map_or(self.written.next(), |e| e.start.first)
@@ -150,6 +160,7 @@ impl Log {
     pub fn push(&mut self, record: Record, term: Term) {
         assert_eq!(record.lsn, self.end.next(), "records come in order, without holes");
         self.end = record.lsn;
+        self.queue_bytes += batch::record_bytes(&record);
         self.queue.push_back((record, term));
     }
 
@@ -170,7 +181,8 @@ impl Log {
         if self.wanted > self.durable && (self.wanted <= self.written || self.queue.is_empty()) {
             return Some(self.start_flush());
         }
-        self.start_batch(now)
+        // A ring without room gets it only from what is durable: what is written and waited for is flushed first.
+        self.start_batch(now).or_else(|| (self.wanted.min(self.written) > self.durable).then(|| self.start_flush()))
     }
 
     /// When the log flushes by itself (L3).
@@ -204,6 +216,7 @@ impl Log {
             return None;
         }
         let records: Vec<Record> = self.queue.drain(..count).map(|(r, _)| r).collect();
+        self.queue_bytes -= bytes - BLOCK as u64;
         // A term that an unrelated promotion opened with a lower number still goes on the chain: ids tell terms apart.
         self.term_number = self.term_number.max(term.number);
         let fields = BatchFields {
@@ -263,6 +276,7 @@ impl Log {
     pub fn truncate(&mut self, end: Lsn) {
         assert!(self.flight.is_none() && end <= self.end && self.durable >= end);
         self.queue.clear();
+        self.queue_bytes = 0;
         self.end = end;
         self.written = end;
         self.durable = end;
@@ -270,6 +284,14 @@ impl Log {
         self.unstable_since = None;
         self.unstable_bytes = 0;
         cut(&mut self.index, end);
+        self.forget_orphans();
+    }
+
+    /// Where no record counts any more, what the ring still holds are orphans: they need no room.
+    fn forget_orphans(&mut self) {
+        if self.index.is_empty() && self.flight.is_none() {
+            self.tail = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.end.next() };
+        }
     }
 
     /// Empties the log at a position that the store holds (the two ends of a resync). The new stream id makes everything
@@ -379,4 +401,60 @@ pub fn read_back(entry: &BatchEntry, body: &Payload) -> Option<Vec<Record>> {
     }
     let live = &metas[..entry.metas.len()];
     live.iter().all(|m| batch::payload_ok(m, body)).then(|| batch::records(&header, live, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERM: Term = Term { number: 1, id: TermId(1), first: Lsn(1) };
+
+    fn log(ring_blocks: u64) -> Log {
+        let tail = ScanStart { address: 0, prev_crc: batch::seed(7), first: Lsn(1) };
+        let geometry = Geometry { start: 0, size: ring_blocks * BLOCK as u64 };
+        let (end, index) = (Lsn(0), VecDeque::new());
+        let start =
+            LogStart { geometry, stream: 7, tail, next: 0, prev_crc: tail.prev_crc, term_number: 0, end, index };
+        Log::new(start, false, 1000)
+    }
+
+    fn discard(lsn: u64) -> Record {
+        let (volume, kind, payload) = (VolumeId(0), Kind::Discard, Payload::empty());
+        Record { lsn: Lsn(lsn), volume, kind, offset: 0, length: 4096, crc: 0, payload }
+    }
+
+    #[test]
+    fn a_full_ring_flushes_what_is_waited_for() {
+        // Room for eight batches of one record; nobody asks for durability while they are written.
+        let mut log = log(8);
+        for lsn in 1..=8 {
+            log.push(discard(lsn), TERM);
+            assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Write { sync: false, .. }))));
+            log.done(Ok(()));
+        }
+        log.push(discard(9), TERM);
+        assert!(log.poll(Time(0)).is_none(), "full, and nobody waits");
+        log.want_durable(Lsn(9));
+        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Flush))), "only what is durable can leave the ring");
+        log.done(Ok(()));
+        assert_eq!(log.durable(), Lsn(8));
+        assert!(log.poll(Time(0)).is_none());
+    }
+
+    #[test]
+    fn orphans_do_not_keep_the_ring_full() {
+        let mut log = log(8);
+        for lsn in 1..=8 {
+            log.push(discard(lsn), TERM);
+            log.want_durable(Lsn(lsn));
+            assert!(log.poll(Time(0)).is_some());
+            log.done(Ok(()));
+        }
+        log.truncate(Lsn(0));
+        assert_eq!(log.held(), 0, "none of it counts");
+        let tail = log.tail();
+        log.tail_is_durable(tail.address);
+        log.push(discard(1), Term { number: 2, id: TermId(2), first: Lsn(1) });
+        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Write { .. }))));
+    }
 }

@@ -1,6 +1,7 @@
 //! What this node knows of each other node: the link, and the positions that its acknowledgements prove.
 
 use super::api::PeerMsg;
+use super::dirty::DirtySet;
 use super::forecast::Probe;
 use super::hello::Hello;
 use super::latency::Latencies;
@@ -21,6 +22,8 @@ pub struct Peer {
     pub retry_at: Time,
     /// The next pause between two attempts, in ms.
     pub backoff_ms: u64,
+    /// When the present or latest session was agreed on by both.
+    pub stands_since: Time,
     pub last_heard: Time,
     pub last_sent: Time,
     /// The other side's first message in the present or latest session.
@@ -78,6 +81,8 @@ pub enum Link {
 pub struct Source {
     pub session: SessionId,
     pub feed: Feed,
+    /// What the peer has named for the resync that it is about to ask for.
+    pub changed: Option<Box<DirtySet>>,
     /// The peer's store is between two positions: nothing that it acknowledges counts (R3).
     pub gap_open: bool,
     /// With the records up to here the contents sent are an image.
@@ -159,6 +164,7 @@ impl Default for Peer {
             wanted: true,
             retry_at: Time(0),
             backoff_ms: 10,
+            stands_since: Time(0),
             last_heard: Time(0),
             last_sent: Time(0),
             hello: None,

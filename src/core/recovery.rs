@@ -177,9 +177,9 @@ fn read_bitmaps(
         let found = read_chain(part, state.stream, disk)?;
         let mut bits = DirtySet::new(&sizes);
         found.entries.iter().flat_map(entry_extents).for_each(|(_, e)| bits.add(e));
-        let chain = Chain { address: found.next, prev_crc: found.prev_crc, next: found.end.next() };
+        let chain = chain_end(&found);
         let mut bitmap = Bitmap::recovered(bits, state, chain);
-        if found.next < state.listed {
+        if chain.address < state.listed {
             bitmap.from = Lsn(u64::MAX);
         }
         bitmaps.push(bitmap);
@@ -193,7 +193,19 @@ fn read_chain(part: Part, stream: u128, disk: &mut dyn BlockingDisk) -> Result<S
     let size = disk.size(part).map_err(io)? / 4096 * 4096;
     let start = ScanStart { address: 0, prev_crc: batch::seed(stream), first: Lsn(1) };
     let geometry = Geometry { start: 0, size };
-    scan(&geometry, stream, start, |offset, length| disk.read(part, offset, length)).map_err(io)
+    let mut found = scan(&geometry, stream, start, |offset, length| disk.read(part, offset, length)).map_err(io)?;
+    if let Some(torn) = found.torn {
+        // What is torn was never durable, and protects nothing: all of it is written anew.
+        found.entries.retain(|e| e.start != torn);
+    }
+    Ok(found)
+}
+
+/// Where a growing part goes on: behind its last whole batch.
+fn chain_end(found: &Scan) -> Chain {
+    let behind = ScanStart { address: found.next, prev_crc: found.prev_crc, first: found.end.next() };
+    let ScanStart { address, prev_crc, first } = found.torn.unwrap_or(behind);
+    Chain { address, prev_crc, next: first }
 }
 
 /// An open gap's undo: which blocks it holds, and where it goes on (R1).
@@ -209,7 +221,15 @@ fn read_gap(
     for meta in found.entries.iter().flat_map(|e| &e.metas) {
         state.recovered(meta.kind, Extent { volume: meta.volume, offset: meta.offset, length: meta.length });
     }
-    state.chain = Chain { address: found.next, prev_crc: found.prev_crc, next: found.end.next() };
+    state.chain = chain_end(&found);
+    if let Verdict::Damage { .. } = found.verdict {
+        // Some of the undo is lost: there is no way back, and no telling what is between two positions.
+        state.rollback = None;
+        let volumes = sizes.iter().enumerate();
+        volumes.for_each(|(i, &length)| {
+            state.changed.add(Extent { volume: VolumeId(i as u16), offset: 0, length });
+        });
+    }
     Ok(Some(state))
 }
 
@@ -218,7 +238,9 @@ fn end_by_lineage(lineage: &Lineage, entries: &mut VecDeque<BatchEntry>, end: Ls
     let mut valid = end;
     for entry in entries.iter() {
         let mut lsns = (entry.start.first.0..=entry.last().0).map(Lsn);
-        if let Some(alien) = lsns.find(|lsn| lineage.term_at(*lsn).map(|t| t.id) != Some(entry.term.id)) {
+        let ours =
+            |lsn: Lsn| lineage.is_before_memory(lsn) || lineage.term_at(lsn).is_some_and(|t| t.id == entry.term.id);
+        if let Some(alien) = lsns.find(|lsn| !ours(*lsn)) {
             valid = valid.min(alien.prev());
         }
     }

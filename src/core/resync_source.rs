@@ -49,9 +49,28 @@ impl ResyncSource {
     pub fn is_searching(&self) -> bool {
         self.search.is_some()
     }
+
+    fn is_reading(&self, extent: Extent) -> bool {
+        let overlaps = |e: &Extent| {
+            e.volume == extent.volume && e.offset < extent.offset + extent.length && extent.offset < e.offset + e.length
+        };
+        self.jobs.values().any(|job| overlaps(&job.extent))
+    }
 }
 
 impl Node {
+    /// The passive names a part of what it will ask for.
+    pub(super) fn peer_changed(&mut self, node: NodeId, extents: &[Extent]) {
+        let sizes = self.volume_sizes();
+        match self.peers[node.0 as usize].source_mut().filter(|s| matches!(s.feed, Feed::Preparing)) {
+            Some(source) => {
+                let changed = source.changed.get_or_insert_with(|| Box::new(DirtySet::new(&sizes)));
+                extents.iter().for_each(|e| changed.add(*e));
+            }
+            None => self.close_link(node, "Changed without an active", true),
+        }
+    }
+
     /// The passive asks for contents: what changed after `since`, and `extents`.
     pub(super) fn peer_ready_for_resync(&mut self, node: NodeId, since: Lsn, extents: Vec<Extent>) {
         let at = node.0 as usize;
@@ -69,6 +88,8 @@ impl Node {
         let mut left = if whole { DirtySet::new(&self.volume_sizes()) } else { self.bitmaps[at].bits.clone() };
         self.log.extents_after(since).for_each(|(_, e)| left.add(e));
         extents.iter().for_each(|e| left.add(*e));
+        let named = self.peers[at].source_mut().and_then(|s| s.changed.take());
+        named.iter().for_each(|changed| left.add_all(changed));
         let base = self.log.end();
         let total = left.bytes();
         let pass = ResyncSource {
@@ -141,7 +162,7 @@ impl Node {
 
     /// Starts reads, or ends the pass; false when there is nothing to do now.
     pub(super) fn feed_contents(&mut self, node: NodeId) -> bool {
-        let window = self.cfg.window;
+        let window = self.cfg.window_of(node);
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;
         let Feed::Resync(pass) = &mut source.feed else { return false };
@@ -159,6 +180,8 @@ impl Node {
         }
         let next = pass.left.next(pass.cursor, JOB_BYTES).or_else(|| pass.left.next((VolumeId(0), 0), JOB_BYTES));
         match next {
+            // A block that joined the pass again while it was being read: the older contents must not come after the newer.
+            Some(extent) if pass.is_reading(extent) => false,
             Some(extent) => {
                 pass.cursor = (extent.volume, extent.offset + extent.length);
                 pass.left.remove(extent);

@@ -44,6 +44,9 @@ pub struct ResyncTarget {
 enum Work {
     Content(Record),
     Record(Record),
+    /// A part of a record that is too long to be taken in one piece, and what follows the last one.
+    Part(Record),
+    Passed(Lsn),
     /// All contents up to this count have come.
     Mark(u64),
     End {
@@ -56,7 +59,7 @@ enum Work {
 enum Step {
     Idle,
     /// Looks where the store holds data in a long discard.
-    Search(Record),
+    Search(Work),
     /// Reads what the group will overwrite.
     Read {
         group: Group,
@@ -119,12 +122,13 @@ impl ResyncTarget {
         let mut bytes = 0;
         while let Some(work) = self.incoming.front() {
             let length = match work {
-                Work::Content(r) if r.kind != Kind::Write && r.length > LONG_DISCARD => break,
-                Work::Content(r) => r.payload.len() as u64,
-                Work::Record(r) if r.lsn > committed || self.until.is_none() => break,
+                Work::Content(r) | Work::Part(r) if is_long(r) => break,
+                // Without payload too: what its blocks held is read and saved.
+                Work::Content(r) | Work::Part(r) => r.length,
+                Work::Record(r) if r.lsn > committed || self.until.is_none() || is_long(r) => break,
                 Work::Record(r) if r.lsn <= self.received => return Err("records out of order"),
-                Work::Record(r) => r.payload.len() as u64,
-                Work::Mark(_) | Work::End { .. } => 0,
+                Work::Record(r) => r.length,
+                Work::Mark(_) | Work::Passed(_) | Work::End { .. } => 0,
             };
             if bytes > 0 && bytes + length > GROUP_BYTES {
                 break;
@@ -143,6 +147,11 @@ impl ResyncTarget {
                     group.through = Some(record.lsn);
                     group.records.push(record);
                 }
+                Some(Work::Part(record)) => group.records.push(record),
+                Some(Work::Passed(lsn)) => {
+                    self.received = lsn;
+                    group.through = Some(lsn);
+                }
                 Some(Work::Mark(taken)) => group.taken = taken,
                 Some(Work::End { base, until }) => {
                     if base < self.received || until < base {
@@ -157,6 +166,36 @@ impl ResyncTarget {
         }
         Ok(group)
     }
+
+    /// Takes a long discard from the front, to look where the store holds data in it: what is a hole needs no undo. One of the
+    /// stream is over when its last part is.
+    fn take_long(&mut self) -> Result<Option<Work>, &'static str> {
+        let turn = match self.incoming.front() {
+            Some(Work::Content(r) | Work::Part(r)) => is_long(r),
+            Some(Work::Record(r)) => is_long(r) && r.lsn <= self.committed && self.until.is_some(),
+            _ => false,
+        };
+        if !turn {
+            return Ok(None);
+        }
+        match self.incoming.pop_front() {
+            Some(Work::Content(record)) => {
+                self.until = None;
+                Ok(Some(Work::Content(record)))
+            }
+            Some(Work::Record(record)) if record.lsn == self.received.next() => {
+                self.incoming.push_front(Work::Passed(record.lsn));
+                Ok(Some(Work::Part(record)))
+            }
+            Some(Work::Record(_)) => Err("records out of order"),
+            part => Ok(part),
+        }
+    }
+}
+
+/// A discard that is not taken in one piece.
+fn is_long(record: &Record) -> bool {
+    record.kind != Kind::Write && record.length > LONG_DISCARD
 }
 
 impl Group {
@@ -199,16 +238,15 @@ impl Node {
         if !matches!(resync.step, Step::Idle) {
             return;
         }
-        if let Some(Work::Content(record)) = resync.incoming.front()
-            && record.kind != Kind::Write
-            && record.length > LONG_DISCARD
-        {
-            let record = record.clone();
-            resync.incoming.pop_front();
-            resync.until = None;
-            let (part, op) = (Part::Store(record.volume), IoOp::NextData { offset: record.offset });
-            resync.step = Step::Search(record);
-            return self.resync_io(node, part, op, 0);
+        match resync.take_long() {
+            Err(why) => return self.close_link(node, why, true),
+            Ok(Some(work @ (Work::Content(_) | Work::Part(_)))) => {
+                let (Work::Content(record) | Work::Part(record)) = &work else { return };
+                let (part, op) = (Part::Store(record.volume), IoOp::NextData { offset: record.offset });
+                resync.step = Step::Search(work);
+                return self.resync_io(node, part, op, 0);
+            }
+            Ok(_) => {}
         }
         match resync.next_group(committed) {
             Err(why) => self.close_link(node, why, true),
@@ -334,7 +372,7 @@ impl Node {
         };
         let Some(resync) = self.resync_mut(node) else { return };
         match std::mem::replace(&mut resync.step, Step::Idle) {
-            Step::Search(record) => self.searched(node, record, data),
+            Step::Search(work) => self.searched(node, work, data),
             Step::Read { group, mut old, missing } => {
                 if let IoData::Bytes(payload) = data {
                     old[index].1 = Some(payload);
@@ -361,7 +399,12 @@ impl Node {
     }
 
     /// Of a long discard only what holds data is written and saved.
-    fn searched(&mut self, node: NodeId, record: Record, data: IoData) {
+    fn searched(&mut self, node: NodeId, work: Work, data: IoData) {
+        let (record, again): (Record, fn(Record) -> Work) = match work {
+            Work::Content(record) => (record, Work::Content),
+            Work::Part(record) => (record, Work::Part),
+            _ => return,
+        };
         let Some(resync) = self.resync_mut(node) else { return };
         let IoData::Extent(Some((offset, length))) = data else { return };
         let start = offset.max(record.offset) / DIRTY_BLOCK * DIRTY_BLOCK;
@@ -372,9 +415,9 @@ impl Node {
         let piece = (offset + length).next_multiple_of(DIRTY_BLOCK).min(record.end()).min(start + LONG_DISCARD) - start;
         let rest = record.end() - start - piece;
         if rest > 0 {
-            resync.incoming.push_front(Work::Content(Record { offset: start + piece, length: rest, ..record.clone() }));
+            resync.incoming.push_front(again(Record { offset: start + piece, length: rest, ..record.clone() }));
         }
-        resync.incoming.push_front(Work::Content(Record { offset: start, length: piece, ..record }));
+        resync.incoming.push_front(again(Record { offset: start, length: piece, ..record }));
     }
 
     /// The image is whole and stable: one superblock closes the gap, moves the checkpoint and ends the old log.

@@ -10,6 +10,10 @@ use super::types::*;
 const FRAME_RECORDS: usize = 256;
 /// Payload bytes in one frame at most.
 const FRAME_BYTES: u64 = 4 << 20;
+/// The same, at least, to a peer whose bandwidth is limited.
+const LEAST_FRAME_BYTES: u64 = 64 << 10;
+/// Records that wait for the log are sent before their turn once they are so many bytes.
+const EARLY_BYTES: u64 = 64 << 10;
 /// What a record without payload counts against the window.
 const RECORD_BYTES: u64 = 64;
 
@@ -101,7 +105,7 @@ impl Node {
 
     /// Sends one frame or starts one read; false when there is nothing to do now.
     fn feed_once(&mut self, node: NodeId) -> bool {
-        let (window, watermarks) = (self.cfg.window, self.my_watermarks());
+        let (window, watermarks) = (self.cfg.window_of(node), self.my_watermarks());
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;
         let Feed::Stream { next, reading: false } = source.feed else { return false };
@@ -126,10 +130,16 @@ impl Node {
         if source.in_flight_bytes >= window {
             return false;
         }
+        if self.log.is_busy() && self.log.queued().is_some_and(|(first, bytes)| next >= first && bytes < EARLY_BYTES) {
+            // Group commit for all nodes: what cannot complete before this node's next batch goes to the peers with it, in one
+            // frame rather than in many that wake them one by one.
+            return false;
+        }
         if self.overlay.first().is_some_and(|first| first <= next) {
             // A mark stands right after its record: what follows goes into another frame.
             let last = source.marks.front().map_or(Lsn(u64::MAX), |(after, _)| *after);
-            let records = frame(self.overlay.records_from(next).take_while(|r| r.lsn <= last).cloned());
+            let records =
+                frame(self.overlay.records_from(next).take_while(|r| r.lsn <= last).cloned(), self.frame_bytes(node));
             self.send_records(node, records);
             return true;
         }
@@ -147,6 +157,12 @@ impl Node {
         source.feed = Feed::Stream { next: last.next(), reading: false };
         let session = source.session;
         self.send(node, session, PeerMsg::Append { records, watermarks });
+    }
+
+    /// Payload bytes in one frame to a peer, at most. A frame goes as a whole and is paid for afterwards, so under a limit it is small.
+    pub(super) fn frame_bytes(&self, node: NodeId) -> u64 {
+        let bandwidth = self.cfg.nodes[node.0 as usize].bandwidth;
+        bandwidth.map_or(FRAME_BYTES, |b| (b / 8).clamp(LEAST_FRAME_BYTES, FRAME_BYTES))
     }
 
     /// A lagging peer is fed from the log.
@@ -203,12 +219,12 @@ impl Peer {
 }
 
 /// As many records as fit one frame.
-pub(super) fn frame(records: impl Iterator<Item = Record>) -> Vec<Record> {
+pub(super) fn frame(records: impl Iterator<Item = Record>, most: u64) -> Vec<Record> {
     let mut bytes = 0;
     records
         .take(FRAME_RECORDS)
         .take_while(|r| {
-            let fits = bytes == 0 || bytes + r.payload.len() as u64 <= FRAME_BYTES;
+            let fits = bytes == 0 || bytes + r.payload.len() as u64 <= most;
             bytes += r.payload.len() as u64;
             fits
         })

@@ -13,6 +13,9 @@ use super::superblock::Then;
 use super::types::*;
 use std::collections::VecDeque;
 
+/// Extents in one message at most: each takes up to 21 bytes, and a frame's head has room for 256 KiB.
+const MESSAGE_EXTENTS: usize = 8192;
+
 /// On the way to being ready.
 #[derive(Debug)]
 pub struct Prepare {
@@ -38,8 +41,8 @@ enum Step {
     Settle,
     /// Orphans are being set aside.
     SetAside(Box<SetAside>),
-    /// The history notes what changed on this side; of the gap that is to be opened, or of the one that is open.
-    Note(Option<Box<GapState>>),
+    /// The history notes what changed on this side, of the gap that is to be opened.
+    Note(Box<GapState>),
     /// The superblock with the new lineage, or the open gap, is being written.
     Write,
 }
@@ -69,8 +72,15 @@ pub(super) fn verdict(passive: &Hello, hello: &Hello) -> Result<(Plan, String), 
         Relation::Common { fork } => fork,
     };
     let orphans = end.0 - fork.0;
-    if passive.gap.is_some() {
-        return plan(fork, true, format!("the resync from {active} goes on, from {}", fork.0));
+    if let Some(gap) = &passive.gap {
+        let text = match gap.since > fork {
+            true => format!(
+                "{orphans} record(s) after {} are orphans: rolling back the resync under way, setting them aside, then resync from {active}",
+                fork.0
+            ),
+            false => format!("the resync from {active} goes on, from {}", fork.0),
+        };
+        return plan(fork, true, text);
     }
     if applied > fork {
         let text = format!(
@@ -158,10 +168,18 @@ impl Node {
         if !self.log.is_settled() || !self.store.is_resting() || self.rollback.is_some() || self.resync_ios > 0 {
             return self.log.want_durable(end);
         }
+        if !self.superblock.is_settled() {
+            return; // One that is on its way may still be the only one to say what the history holds (R1).
+        }
         if plan.resync && self.gap.is_none() {
             // What was reported durable must be found again by a rollback (R1): all of it is applied before the gap is opened,
             // committed or not. What of it is an orphan is set aside first (R4).
             self.committed = self.committed.max(end);
+        }
+        if self.gap.as_ref().is_some_and(|g| g.since > plan.fork) {
+            // Another source, which parts from this lineage earlier than the one before: what lies between is an orphan now, and
+            // only the image at the rollback position still has it (R4). It is brought back, and all begins anew from there.
+            return self.start_rollback();
         }
         // R1: a resync begins with everything committed applied, so that going back never loses what was reported durable.
         if self.store.applied() < self.store.may_hold()
@@ -236,40 +254,25 @@ impl Node {
 
     fn open_gap(&mut self, node: NodeId, session: SessionId, changed: Option<Vec<Extent>>) {
         let Some(fork) = self.prepare_mut(node, session).map(|p| p.plan.fork) else { return };
-        if self.gap.as_ref().is_some_and(|g| g.since <= fork) {
+        if self.gap.is_some() {
             return self.persist(Then::GapOpen { peer: node, session });
         }
         let volumes = self.cfg.volumes.iter().enumerate();
         let everything: Vec<Extent> =
             volumes.map(|(i, v)| Extent { volume: VolumeId(i as u16), offset: 0, length: v.size }).collect();
-        if let Some(gap) = &mut self.gap {
-            // Another source, which parts from this lineage earlier: what changed here since is no longer known (R4).
-            let (offset, bufs) = gap.note_changed(&everything);
-            return self.note_gap(node, session, None, offset, bufs);
-        }
         let changed = changed.unwrap_or(everything);
         let applied = self.store.applied();
         let rollback = (!self.lineage.is_fresh()).then_some(applied);
         let stream = self.draw_id();
         let mut gap = GapState::new(rollback, fork, &self.volume_sizes(), stream);
         let (offset, bufs) = gap.note_changed(&changed);
-        self.note_gap(node, session, Some(Box::new(gap)), offset, bufs);
-    }
-
-    fn note_gap(
-        &mut self,
-        node: NodeId,
-        session: SessionId,
-        gap: Option<Box<GapState>>,
-        offset: u64,
-        bufs: Vec<crate::buf::Payload>,
-    ) {
         let Some(prepare) = self.prepare_mut(node, session) else { return };
-        prepare.step = Step::Note(gap);
+        prepare.step = Step::Note(Box::new(gap));
         if bufs.is_empty() {
             return self.gap_noted(node, session, Ok(IoData::Nothing));
         }
         let purpose = Purpose::GapNoted { peer: node, session };
+        self.resync_ios += 1;
         self.io(purpose, Part::History, IoOp::Write { offset, bufs, sync: true });
     }
 
@@ -282,14 +285,7 @@ impl Node {
         }
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let Step::Note(gap) = std::mem::replace(&mut prepare.step, Step::Write) else { return };
-        let fork = prepare.plan.fork;
         let applied = self.store.applied();
-        let Some(gap) = gap else {
-            if let Some(open) = &mut self.gap {
-                open.since = fork;
-            }
-            return self.persist(Then::GapOpen { peer: node, session });
-        };
         self.history_stream = gap.stream;
         self.gap = Some(*gap);
         let log_stream = self.draw_id();
@@ -305,12 +301,16 @@ impl Node {
         self.part_works("history");
         let Some(gap) = &self.gap else { return };
         let applied = self.store.applied();
-        let extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
+        let mut extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let since = prepare.plan.fork.min(applied);
         let resync = ResyncTarget::new(applied, std::mem::take(&mut prepare.lineage), prepare.zero);
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
             target.stage = TargetStage::Resync(Box::new(resync));
+        }
+        while extents.len() > MESSAGE_EXTENTS {
+            let some = extents.split_off(extents.len() - MESSAGE_EXTENTS);
+            self.send(node, session, PeerMsg::Changed { extents: some });
         }
         self.send(node, session, PeerMsg::ReadyResync { since, extents });
     }
@@ -333,8 +333,11 @@ impl Node {
         }
         let now = self.now;
         let Some(target) = self.peers[node.0 as usize].target_mut() else { return };
-        (target.echo_us, target.frame_at) = (watermarks.clock_us, now);
-        target.accepted = watermarks.accepted;
+        // A heartbeat may overtake records whose turn has not come (a limited bandwidth): older watermarks take nothing back.
+        if watermarks.clock_us >= target.echo_us {
+            (target.echo_us, target.frame_at) = (watermarks.clock_us, now);
+        }
+        target.accepted = target.accepted.max(watermarks.accepted);
         match &mut target.stage {
             TargetStage::Preparing(_) if records.is_empty() => return,
             TargetStage::Preparing(_) => return self.close_link(node, "records before Ready", true),
@@ -347,7 +350,7 @@ impl Node {
             }
         }
         self.committed = self.committed.max(watermarks.committed);
-        self.flush_to = watermarks.flush_to;
+        self.flush_to = self.flush_to.max(watermarks.flush_to);
         self.poll_target(node);
     }
 

@@ -231,6 +231,14 @@ impl<E: Engine> Loop<E> {
         if let Value::Object(fields) = &mut status {
             let parts =
                 self.disk.modes().map(|(path, mode)| json!({ "path": path.display().to_string(), "io": mode.name() }));
+            for (name, sent, wire) in self.peers.traffic() {
+                let named = |p: &&mut Value| p["name"] == name;
+                let listed = fields.get_mut("peers").and_then(Value::as_array_mut);
+                if let Some(Value::Object(peer)) = listed.and_then(|l| l.iter_mut().find(named)) {
+                    peer.insert("sent_bytes".into(), sent.into());
+                    peer.insert("wire_bytes".into(), wire.into());
+                }
+            }
             fields.insert("clients".into(), self.clients.count().into());
             fields.insert("parts".into(), parts.collect());
         }

@@ -44,6 +44,7 @@ fn hello() -> Hello {
         },
         promoting: false,
         gap: Some(Gap { rollback: Some(Lsn(3)), since: Lsn(2) }),
+        features: vec!["lz4".into()],
         probe: false,
     }
 }
