@@ -261,6 +261,10 @@ pub enum PeerMsg {
         received: Lsn,
         durable: Lsn,
     },
+    /// Extents for the `ReadyResync` that follows, which has no room for them all.
+    Changed {
+        extents: Vec<Extent>,
+    },
     /// The passive needs the contents of whatever changed after `since`, the last record that both lineages share, and
     /// of `extents`: what changed on its own side since (R4), and every block with undo (R3).
     ReadyResync {

@@ -257,6 +257,8 @@ impl Node {
                 self.notice(Notice::InSync { peer: member.node });
             }
         }
+        // Before anything completes by the new set: "suspend" allows nothing to complete on one node alone.
+        self.check_suspension();
         self.charter_changed();
     }
 
@@ -267,6 +269,9 @@ impl Node {
             self.notice(Notice::SplitBrain { peer: peer.clone() });
         }
         self.is_outvoted = true;
+        // Restarted, it still knows: it does not resume before that node has said what came of it.
+        self.pledge = Some(peer.clone());
+        self.persist(Then::Nothing);
         self.set_suspended(true, "another node was promoted by force since: demote this one");
         self.refuse(node, format!("{peer} knows of a later promotion by force: demote this node with --force"));
     }

@@ -24,6 +24,8 @@ pub struct Clients {
     newest: Vec<Lsn>,
     /// All records up to here have completed towards clients, or could.
     completed: Lsn,
+    /// Where the log ended when the term was opened: any record up to there may have completed in an earlier term.
+    opened_at: Lsn,
 }
 
 #[derive(Debug)]
@@ -71,6 +73,7 @@ impl Clients {
             pending: VecDeque::new(),
             newest: vec![Lsn(0); volumes],
             completed: Lsn(0),
+            opened_at: Lsn(0),
         }
     }
 
@@ -87,6 +90,7 @@ impl Clients {
         dropped.extend(self.pending.drain(..).map(|(r, _)| r));
         self.newest.fill(end);
         self.completed = completed;
+        self.opened_at = end;
         dropped
     }
 }
@@ -181,7 +185,7 @@ impl Node {
     /// A record enters this node's order: overlay and log, in that order of lsn.
     pub(super) fn take_record(&mut self, record: Record) {
         // Only a node with a lineage takes records: the active has opened a term, a passive has adopted the active's.
-        let term = *self.lineage.term_at(record.lsn).expect("a record of a known term");
+        let term = *self.lineage.term_to_log(record.lsn).expect("a record of a known term");
         self.overlay.insert(&record);
         self.log.push(record, term);
     }
@@ -192,9 +196,11 @@ impl Node {
         self.clients.flushes.entry(lsn).or_default().push(req);
     }
 
-    /// A flush waits for the last write of its volume that had completed when it came (S3).
+    /// A flush waits for the last write of its volume that had completed when it came (S3), in an earlier term too: a client
+    /// that comes back after a takeover flushes what it was told before.
     fn start_flush(&mut self, req: ReqId, volume: VolumeId) {
-        let lsn = self.clients.newest[volume.0 as usize].min(self.clients.completed);
+        let completed = self.clients.completed.max(self.clients.opened_at);
+        let lsn = self.clients.newest[volume.0 as usize].min(completed);
         if lsn <= self.committed && !self.suspended {
             self.complete(req, Ok(Reply::Done))
         } else {

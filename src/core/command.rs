@@ -130,7 +130,11 @@ impl Node {
         let free =
             self.stage == Stage::Passive && self.operation.is_none() && self.granted.is_none_or(|(n, _)| n == node);
         let idle = matches!(self.peers[node.0 as usize].link, Link::Idle(_));
-        if !idle || !(free || yields) || !charter.newer_than(&self.charter) || self.fault.is_some() {
+        // Only force goes past what was pledged to somebody else: that node may serve by now.
+        let name = self.cfg.name(node);
+        let pledged =
+            self.pledge.as_deref().is_some_and(|to| to != name) && charter.generation == self.charter.generation;
+        if !idle || pledged || !(free || yields) || !charter.newer_than(&self.charter) || self.fault.is_some() {
             return self.send(node, session, PeerMsg::ClaimAnswer { version, granted: false });
         }
         if yields {
@@ -284,6 +288,10 @@ impl Node {
         if !unreachable.is_empty() {
             return Err(Refusal::Unreachable { peers: unreachable });
         }
+        let unknown = self.listed_and_unknown();
+        if !forced && !unknown.is_empty() {
+            return Err(Refusal::NotInFile { peers: unknown });
+        }
         if self.gap.as_ref().is_some_and(|g| g.rollback.is_none()) {
             return Err(Refusal::NoImage);
         }
@@ -295,6 +303,13 @@ impl Node {
         Ok(gave_up.join(", "))
     }
 
+    /// Nodes that the charter names and this node's file does not.
+    fn listed_and_unknown(&self) -> Vec<String> {
+        let listed = self.charter.in_sync.iter().map(|m| &m.node).chain(&self.charter.active).chain(&self.charter.heir);
+        let unknown: BTreeSet<&String> = listed.filter(|name| self.cfg.find(name).is_none()).collect();
+        unknown.into_iter().cloned().collect()
+    }
+
     /// Whose word a promotion needs: a founder needs everyone's; later the members' and the active's.
     fn must_answer(&self, node: NodeId) -> bool {
         let name = self.cfg.name(node);
@@ -303,6 +318,8 @@ impl Node {
             || self.pledge.as_deref() == Some(name)
             || self.charter.member(name).is_some()
             || self.charter.active.as_deref() == Some(name)
+            // Dropped after the release or not: it may have taken over without asking anybody.
+            || self.charter.heir.as_deref() == Some(name)
     }
 
     /// Records that a connected peer of the same lineage holds past this node's end.

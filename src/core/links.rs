@@ -4,7 +4,7 @@ use super::api::*;
 use super::hello::{Hello, PROTOCOL};
 use super::node::{Node, Stage};
 use super::notice::Notice;
-use super::peer::{Feed, Link, Source};
+use super::peer::{Feed, Link, Source, TargetStage};
 use super::types::*;
 use std::collections::VecDeque;
 
@@ -68,6 +68,10 @@ impl Node {
         match &peer.link {
             Link::Source(_) => self.send(node, session, PeerMsg::Heartbeat { watermarks }),
             Link::Idle(_) => self.send(node, session, PeerMsg::Ack(ack)),
+            // What is set aside or applied first may take long, and the other side must not take it for silence.
+            Link::Target(target) if matches!(target.stage, TargetStage::Preparing(_)) => {
+                self.send(node, session, PeerMsg::Heartbeat { watermarks });
+            }
             Link::Target(_) => self.send_ack(node),
             Link::Down | Link::Dialing | Link::Greeting(_) => {}
         }
@@ -229,6 +233,7 @@ impl Node {
             PeerMsg::Claim(charter) => self.claim_came(node, session, charter),
             PeerMsg::ClaimAnswer { version, granted } => self.claim_answered(node, version, granted),
             PeerMsg::TakeOver => self.take_over(node),
+            PeerMsg::Changed { extents } => self.peer_changed(node, &extents),
             PeerMsg::ReadyResync { since, extents } => self.peer_ready_for_resync(node, since, extents),
             PeerMsg::ResyncBegin { bytes } => {
                 let peer = self.cfg.name(node).to_string();
@@ -264,14 +269,14 @@ impl Node {
             peer.forget_positions();
         }
         match (self.role(), hello.role) {
+            (Role::Active, _) if hello.charter.generation.0 > self.charter.generation.0 => {
+                // Somebody was promoted by force while this node was taken for dead: its term is over (C8).
+                self.outvoted(node);
+            }
             (Role::Active, Role::Active) => {
                 self.notice(Notice::SplitBrain { peer: hello.node.clone() });
                 let why = "both nodes are active (split brain): demote the one whose writes are to be set aside";
                 self.refuse(node, why.into());
-            }
-            (Role::Active, Role::Passive) if hello.charter.generation.0 > self.charter.generation.0 => {
-                // Somebody was promoted by force while this node was taken for dead: its term is over (C8).
-                self.outvoted(node);
             }
             (Role::Active, Role::Passive) => {
                 self.link_stands(node, Link::Source(Box::new(Source::new(session, self.now))));
@@ -399,6 +404,7 @@ impl Source {
         Source {
             session,
             feed: Feed::Preparing,
+            changed: None,
             gap_open: false,
             until: Lsn(0),
             resync_sent: 0,

@@ -162,7 +162,9 @@ impl Log {
         if self.wanted > self.durable && (self.wanted <= self.written || self.queue.is_empty()) {
             return Some(self.start_flush());
         }
-        self.start_batch(now)
+        // A batch that finds no room must not keep what was written from becoming durable: only that makes room (L5).
+        let flush = self.wanted > self.durable && self.written > self.durable;
+        self.start_batch(now).or_else(|| flush.then(|| self.start_flush()))
     }
 
     /// When the log flushes by itself (L3).
@@ -287,6 +289,17 @@ impl Log {
     /// Drops the oldest batch. Its space is reusable once `tail()` is durable in a superblock.
     pub fn drop_oldest(&mut self) {
         self.index.pop_front();
+        self.move_tail();
+    }
+
+    /// Gives up the space before the oldest batch that counts, which orphans were cut off from; false if there is none.
+    pub fn leave_void_behind(&mut self) -> bool {
+        let before = self.tail.address;
+        self.move_tail();
+        self.tail.address != before
+    }
+
+    fn move_tail(&mut self) {
         let chain = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.end.next() };
         self.tail = match (self.index.front(), &self.flight) {
             (Some(entry), _) | (None, Some(Flight::Write { entry, .. })) => entry.start,
@@ -356,4 +369,63 @@ pub fn read_back(entry: &BatchEntry, body: &Payload) -> Option<Vec<Record>> {
     }
     let live = &metas[..entry.metas.len()];
     live.iter().all(|m| batch::payload_ok(m, body)).then(|| batch::records(&header, live, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(blocks: u64) -> Log {
+        let geometry = Geometry { start: 0, size: blocks * BLOCK as u64 };
+        let tail = ScanStart { address: 0, prev_crc: batch::seed(1), first: Lsn(1) };
+        let (index, prev_crc) = (VecDeque::new(), tail.prev_crc);
+        let start = LogStart { geometry, stream: 1, tail, next: 0, prev_crc, term_number: 0, end: Lsn(0), index };
+        Log::new(start, false, 1000)
+    }
+
+    fn push(log: &mut Log) {
+        let payload = Payload::copy_of(&[7; BLOCK]);
+        let crc = crc32fast::hash(&payload);
+        let (volume, kind, length) = (VolumeId(0), Kind::Write, BLOCK as u64);
+        let record = Record { lsn: log.end().next(), volume, kind, offset: 0, length, crc, payload };
+        log.push(record, Term { number: 1, id: TermId(1), first: Lsn(1) });
+    }
+
+    #[test]
+    fn a_full_ring_still_makes_durable_what_it_holds() {
+        let mut log = log(32);
+        for _ in 0..64 {
+            push(&mut log);
+        }
+        while let Some((_, IoOp::Write { sync: false, .. })) = log.poll(Time(0)) {
+            log.done(Ok(()));
+        }
+        assert!(log.written() > Lsn(0) && log.durable() == Lsn(0) && log.written() < log.end());
+        log.want_durable(log.end());
+        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Flush))), "nothing would ever make room");
+        log.done(Ok(()));
+        assert_eq!(log.durable(), log.written());
+        assert!(log.poll(Time(0)).is_none(), "the ring is full, and all of it is durable");
+    }
+
+    #[test]
+    fn a_ring_full_of_orphans_is_left_behind() {
+        let mut log = log(32);
+        (0..64).for_each(|_| push(&mut log));
+        while log.poll(Time(0)).is_some() {
+            log.done(Ok(()));
+        }
+        log.queue.clear();
+        log.end = log.written;
+        log.want_durable(log.end());
+        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Flush))));
+        log.done(Ok(()));
+        log.truncate(Lsn(0));
+        push(&mut log);
+        assert!(log.poll(Time(0)).is_none(), "the orphans have taken all room");
+        assert!(log.leave_void_behind() && !log.leave_void_behind());
+        assert_eq!((log.held(), log.tail().first), (0, Lsn(1)));
+        log.tail_is_durable(log.tail().address);
+        assert!(log.poll(Time(0)).is_some());
+    }
 }

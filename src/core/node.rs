@@ -169,7 +169,8 @@ pub struct Node {
     pub(super) reclaim: Reclaim,
     pub(super) gap: Option<GapState>,
     pub(super) rollback: Option<Rollback>,
-    /// I/Os of a resync that are under way: a rollback waits for them.
+    /// I/Os under way that a resync or its preparation began, whatever became of its session: a rollback waits for them, and so does
+    /// the next session, which would write to the same places.
     pub(super) resync_ios: u64,
     pub(super) history_stream: u128,
     pub(super) verify: Option<super::verify::Verify>,
@@ -398,9 +399,15 @@ impl Node {
             Purpose::Search { peer, session } => self.search_done(peer, session, result),
             Purpose::Tail { peer, session, from } => self.tail_read(peer, session, from, result),
             Purpose::SalvageSearch { peer, session } => self.salvage_searched(peer, session, result),
-            Purpose::GapNoted { peer, session } => self.gap_noted(peer, session, result),
+            Purpose::GapNoted { peer, session } => {
+                self.resync_ios -= 1;
+                self.gap_noted(peer, session, result)
+            }
             Purpose::SalvageRead { peer, session, part } => self.salvage_read(peer, session, part, result),
-            Purpose::SalvageWrite { peer, session } => self.salvage_written(peer, session, result),
+            Purpose::SalvageWrite { peer, session } => {
+                self.resync_ios -= 1;
+                self.salvage_written(peer, session, result)
+            }
         }
     }
 

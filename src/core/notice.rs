@@ -24,6 +24,10 @@ pub enum Refusal {
     Conflict { peer: String },
     #[error("{peer} is being promoted, or knows of a newer promotion: see `understudy status` there")]
     Claimed { peer: String },
+    #[error(
+        "{} is in sync or active as far as this node knows, and not in this node's file: it may hold newer data or still be serving. \
+             Put it back into the file; or, when you have made sure that it is off for good, promote with --force", peers.join(", "))]
+    NotInFile { peers: Vec<String> },
     #[error("no node of this resource is called {name:?}; its nodes are {}", known.join(", "))]
     UnknownNode { name: String, known: Vec<String> },
     #[error(

@@ -1,6 +1,7 @@
 //! What this node knows of each other node: the link, and the positions that its acknowledgements prove.
 
 use super::api::PeerMsg;
+use super::dirty::DirtySet;
 use super::hello::Hello;
 use super::resync_source::ResyncSource;
 use super::resync_target::ResyncTarget;
@@ -64,6 +65,8 @@ pub enum Link {
 pub struct Source {
     pub session: SessionId,
     pub feed: Feed,
+    /// What the peer has named for the resync that it is about to ask for.
+    pub changed: Option<Box<DirtySet>>,
     /// The peer's store is between two positions: nothing that it acknowledges counts (R3).
     pub gap_open: bool,
     /// With the records up to here the contents sent are an image.

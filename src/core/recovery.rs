@@ -12,9 +12,9 @@ use super::log::{LogStart, cut, entry_extents, read_back};
 use super::overlay::Overlay;
 use super::types::*;
 use crate::buf::Payload;
-use crate::format::batch;
 use crate::format::ring::{BatchEntry, Geometry, Scan, ScanStart, Verdict, scan};
 use crate::format::superblock::{self, RING_START, SLOT_BYTES, SuperError, Superblock};
+use crate::format::{BLOCK, batch, padded};
 use std::collections::VecDeque;
 
 /// Random identities that `format` needs; drawn by the driver.
@@ -206,10 +206,22 @@ fn read_gap(
     let sizes: Vec<u64> = config.volumes.iter().map(|v| v.size).collect();
     let found = read_chain(Part::History, superblock.history_stream, disk)?;
     let mut state = GapState::new(gap.rollback, gap.since, &sizes, superblock.history_stream);
-    for meta in found.entries.iter().flat_map(|e| &e.metas) {
-        state.recovered(meta.kind, Extent { volume: meta.volume, offset: meta.offset, length: meta.length });
+    // A torn batch was not durable, so nothing rests on it: the chain goes on in its place, and a rollback does not meet it.
+    for entry in &found.entries {
+        let whole = BLOCK as u64 + entry.metas.iter().map(|m| padded(m.payload_bytes())).sum::<u64>() == entry.bytes;
+        if entry.start.address != state.chain.address || !whole {
+            break;
+        }
+        for meta in &entry.metas {
+            state.recovered(meta.kind, Extent { volume: meta.volume, offset: meta.offset, length: meta.length });
+        }
+        let io = |source| RecoveryError::Io { what: "history", source };
+        let block = disk.read(Part::History, entry.start.address, BLOCK as u64).map_err(io)?;
+        // The scan has just read and checked the same bytes; a disk that now says otherwise is failing.
+        let (header, _) = batch::decode_header(&block).map_err(|_| io(IoError { errno: 5 }))?;
+        let next = entry.last().next();
+        state.chain = Chain { address: entry.start.address + entry.bytes, prev_crc: header.crc, next };
     }
-    state.chain = Chain { address: found.next, prev_crc: found.prev_crc, next: found.end.next() };
     Ok(Some(state))
 }
 
@@ -218,7 +230,9 @@ fn end_by_lineage(lineage: &Lineage, entries: &mut VecDeque<BatchEntry>, end: Ls
     let mut valid = end;
     for entry in entries.iter() {
         let mut lsns = (entry.start.first.0..=entry.last().0).map(Lsn);
-        if let Some(alien) = lsns.find(|lsn| lineage.term_at(*lsn).map(|t| t.id) != Some(entry.term.id)) {
+        let ours =
+            |lsn: Lsn| lineage.is_before_memory(lsn) || lineage.term_at(lsn).is_some_and(|t| t.id == entry.term.id);
+        if let Some(alien) = lsns.find(|lsn| !ours(*lsn)) {
             valid = valid.min(alien.prev());
         }
     }

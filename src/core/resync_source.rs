@@ -36,6 +36,18 @@ pub struct ResyncSource {
 }
 
 impl Node {
+    /// The passive names a part of what it will ask for.
+    pub(super) fn peer_changed(&mut self, node: NodeId, extents: &[Extent]) {
+        let sizes = self.volume_sizes();
+        match self.peers[node.0 as usize].source_mut().filter(|s| matches!(s.feed, Feed::Preparing)) {
+            Some(source) => {
+                let changed = source.changed.get_or_insert_with(|| Box::new(DirtySet::new(&sizes)));
+                extents.iter().for_each(|e| changed.add(*e));
+            }
+            None => self.close_link(node, "Changed without an active", true),
+        }
+    }
+
     /// The passive asks for contents: what changed after `since`, and `extents`.
     pub(super) fn peer_ready_for_resync(&mut self, node: NodeId, since: Lsn, extents: Vec<Extent>) {
         let at = node.0 as usize;
@@ -53,6 +65,8 @@ impl Node {
         let mut left = if whole { DirtySet::new(&self.volume_sizes()) } else { self.bitmaps[at].bits.clone() };
         self.log.extents_after(since).for_each(|(_, e)| left.add(e));
         extents.iter().for_each(|e| left.add(*e));
+        let named = self.peers[at].source_mut().and_then(|s| s.changed.take());
+        named.iter().for_each(|changed| left.add_all(changed));
         let base = self.log.end();
         let total = left.bytes();
         let pass = ResyncSource {

@@ -130,6 +130,7 @@ impl Node {
         let offset = aside.chain.address;
         let bufs = aside.chain.append(aside.stream, aside.term, &mut read.into_records());
         let part = Part::Salvage(self.next_salvage);
+        self.resync_ios += 1;
         self.io(Purpose::SalvageWrite { peer: node, session }, part, IoOp::Write { offset, bufs, sync: true });
     }
 

@@ -13,6 +13,9 @@ use super::superblock::Then;
 use super::types::*;
 use std::collections::VecDeque;
 
+/// Extents in one message at most: each takes up to 21 bytes, and a frame's head has room for 256 KiB.
+pub const MESSAGE_EXTENTS: usize = 8192;
+
 /// On the way to being ready.
 #[derive(Debug)]
 pub struct Prepare {
@@ -38,8 +41,8 @@ enum Step {
     Settle,
     /// Orphans are being set aside.
     SetAside(Box<SetAside>),
-    /// The history notes what changed on this side; of the gap that is to be opened, or of the one that is open.
-    Note(Option<Box<GapState>>),
+    /// The history notes what changed on this side, for the gap that is to be opened.
+    Note(Box<GapState>),
     /// The superblock with the new lineage, or the open gap, is being written.
     Write,
 }
@@ -155,6 +158,14 @@ impl Node {
         if !self.log.is_settled() || !self.store.is_resting() || self.rollback.is_some() || self.resync_ios > 0 {
             return self.log.want_durable(end);
         }
+        if !self.superblock.is_settled() {
+            return; // One that is on its way may still be the only one to say what the history holds (R1).
+        }
+        if self.gap.as_ref().is_some_and(|gap| plan.fork < gap.since) {
+            // Another source, which parts from this lineage earlier than the one that the gap was opened for: what lies between is in the
+            // undo alone, and becomes orphans. It is put back, and then set aside (R4).
+            return self.start_rollback();
+        }
         if plan.resync && self.gap.is_none() {
             // What was reported durable must be found again by a rollback (R1): all of it is applied before the gap is opened,
             // committed or not. What of it is an orphan is set aside first (R4).
@@ -233,31 +244,26 @@ impl Node {
 
     fn open_gap(&mut self, node: NodeId, session: SessionId, changed: Option<Vec<Extent>>) {
         let Some(fork) = self.prepare_mut(node, session).map(|p| p.plan.fork) else { return };
-        if self.gap.as_ref().is_some_and(|g| g.since <= fork) {
+        if self.gap.is_some() {
             return self.persist(Then::GapOpen { peer: node, session });
         }
         let volumes = self.cfg.volumes.iter().enumerate();
         let everything: Vec<Extent> =
             volumes.map(|(i, v)| Extent { volume: VolumeId(i as u16), offset: 0, length: v.size }).collect();
-        if let Some(gap) = &mut self.gap {
-            // Another source, which parts from this lineage earlier: what changed here since is no longer known (R4).
-            let (offset, bufs) = gap.note_changed(&everything);
-            return self.note_gap(node, session, None, offset, bufs);
-        }
         let changed = changed.unwrap_or(everything);
         let applied = self.store.applied();
         let rollback = (!self.lineage.is_fresh()).then_some(applied);
         let stream = self.draw_id();
         let mut gap = GapState::new(rollback, fork, &self.volume_sizes(), stream);
         let (offset, bufs) = gap.note_changed(&changed);
-        self.note_gap(node, session, Some(Box::new(gap)), offset, bufs);
+        self.note_gap(node, session, Box::new(gap), offset, bufs);
     }
 
     fn note_gap(
         &mut self,
         node: NodeId,
         session: SessionId,
-        gap: Option<Box<GapState>>,
+        gap: Box<GapState>,
         offset: u64,
         bufs: Vec<crate::buf::Payload>,
     ) {
@@ -267,6 +273,7 @@ impl Node {
             return self.gap_noted(node, session, Ok(IoData::Nothing));
         }
         let purpose = Purpose::GapNoted { peer: node, session };
+        self.resync_ios += 1;
         self.io(purpose, Part::History, IoOp::Write { offset, bufs, sync: true });
     }
 
@@ -279,14 +286,7 @@ impl Node {
         }
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let Step::Note(gap) = std::mem::replace(&mut prepare.step, Step::Write) else { return };
-        let fork = prepare.plan.fork;
         let applied = self.store.applied();
-        let Some(gap) = gap else {
-            if let Some(open) = &mut self.gap {
-                open.since = fork;
-            }
-            return self.persist(Then::GapOpen { peer: node, session });
-        };
         self.history_stream = gap.stream;
         self.gap = Some(*gap);
         let log_stream = self.draw_id();
@@ -301,12 +301,16 @@ impl Node {
     pub(super) fn gap_is_open(&mut self, node: NodeId, session: SessionId) {
         let Some(gap) = &self.gap else { return };
         let applied = self.store.applied();
-        let extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
+        let mut extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let since = prepare.plan.fork.min(applied);
         let resync = ResyncTarget::new(applied, std::mem::take(&mut prepare.lineage), prepare.zero);
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
             target.stage = TargetStage::Resync(Box::new(resync));
+        }
+        while extents.len() > MESSAGE_EXTENTS {
+            let some = extents.split_off(extents.len() - MESSAGE_EXTENTS);
+            self.send(node, session, PeerMsg::Changed { extents: some });
         }
         self.send(node, session, PeerMsg::ReadyResync { since, extents });
     }

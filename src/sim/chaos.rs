@@ -267,7 +267,13 @@ impl<B: Brain> World<B> {
         match alone::bring_up::<B>(config, disk, rng).map_err(with_name)? {
             alone::Outcome::Serves { lineage: found, at, blocks } => {
                 // On its way to another lineage it may already have ended what it had reported in the old one.
-                let moved_on = found.iter().any(|t| !lineage.iter().any(|l| l.id == t.id));
+                let ended = |r: Pos| {
+                    let next =
+                        lineage.iter().position(|l| l.id == r.term).map_or(lineage.first(), |i| lineage.get(i + 1));
+                    next.is_some_and(|t| t.first <= r.lsn)
+                };
+                let moved_on =
+                    found.iter().any(|t| !lineage.iter().any(|l| l.id == t.id)) || reported.is_some_and(ended);
                 let least: Vec<Pos> = owed.into_iter().chain(reported.filter(|_| !moved_on)).collect();
                 self.truth.learn(&found).map_err(|e| broken("4 records", e))?;
                 alone::check_image(&found, at, &blocks, &least, &self.truth).map_err(with_name)

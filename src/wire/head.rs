@@ -88,6 +88,9 @@ pub(super) enum Head {
         version: u64,
         granted: bool,
     },
+    Changed {
+        extents: Vec<Extent>,
+    },
 }
 
 impl Head {
@@ -113,6 +116,7 @@ impl Head {
             }
             PeerMsg::Hello(hello) => Head::Hello(hello),
             PeerMsg::Ready { received, durable } => Head::Ready { received, durable },
+            PeerMsg::Changed { extents } => Head::Changed { extents },
             PeerMsg::ReadyResync { since, extents } => Head::ReadyResync { since, extents },
             PeerMsg::Heartbeat { watermarks } => Head::Heartbeat { watermarks },
             PeerMsg::Ack(ack) => Head::Ack(ack),
@@ -136,6 +140,7 @@ impl Head {
         match self {
             Head::Hello(hello) => PeerMsg::Hello(hello),
             Head::Ready { received, durable } => PeerMsg::Ready { received, durable },
+            Head::Changed { extents } => PeerMsg::Changed { extents },
             Head::ReadyResync { since, extents } => PeerMsg::ReadyResync { since, extents },
             Head::Append { watermarks, .. } => PeerMsg::Append { records, watermarks },
             Head::Heartbeat { watermarks } => PeerMsg::Heartbeat { watermarks },
@@ -191,7 +196,7 @@ impl Head {
     /// Every run of bytes on a volume that the message names beside its records.
     pub(super) fn extents(&self) -> &[Extent] {
         match self {
-            Head::ReadyResync { extents, .. } => extents,
+            Head::Changed { extents } | Head::ReadyResync { extents, .. } => extents,
             Head::VerifyAsk { extent, .. } => std::slice::from_ref(extent),
             Head::VerifyAnswer { differing, .. } => differing,
             _ => &[],

@@ -89,6 +89,7 @@ fn one_of_each() -> Vec<PeerMsg> {
         PeerMsg::TakeOver,
         PeerMsg::Fetch { after: Lsn(9) },
         PeerMsg::Bye { why: "over and out".into() },
+        PeerMsg::Changed { extents: vec![extent; 3] },
     ]
 }
 
@@ -269,4 +270,12 @@ proptest! {
         let message = PeerMsg::Append { records, watermarks: Watermarks::default() };
         prop_assert_eq!(round_trip(&message, compress), message);
     }
+}
+
+/// However far apart: what a passive names in one message has room in it.
+#[test]
+fn as_many_extents_as_a_message_holds() {
+    let extent = Extent { volume: VolumeId(u16::MAX), offset: u64::MAX / 2, length: u64::MAX / 4 };
+    let message = PeerMsg::Changed { extents: vec![extent; crate::core::MESSAGE_EXTENTS] };
+    assert!(encode(&message, false).is_ok());
 }
