@@ -157,9 +157,6 @@ impl Node {
         if self.reclaim.writing > 0 || self.reclaim.failed || self.fault.is_some() || self.log.held() <= size / 2 {
             return;
         }
-        if self.log.leave_void_behind() {
-            self.persist(super::superblock::Then::Nothing);
-        }
         let checkpointed = self.superblock.checkpoint();
         let held = self.log.held();
         let mut last = Lsn(0);

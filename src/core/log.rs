@@ -29,6 +29,8 @@ pub struct Log {
     /// The largest term number in the chain: a chain never goes back to a lower one.
     term_number: u64,
     queue: VecDeque<(Record, Term)>,
+    /// Bytes that the queue takes in the ring.
+    queue_bytes: u64,
     flight: Option<Flight>,
     /// The newest record handed to the log.
     end: Lsn,
@@ -40,6 +42,8 @@ pub struct Log {
     unstable_bytes: u64,
     index: VecDeque<BatchEntry>,
     failed: Option<i32>,
+    /// The next batch waits for room in the ring.
+    full: bool,
     /// Every batch is written stable.
     always_stable: bool,
     flush_ms: u64,
@@ -67,7 +71,7 @@ pub struct LogStart {
 
 impl Log {
     pub fn new(start: LogStart, always_stable: bool, flush_ms: u64) -> Log {
-        Log {
+        let mut log = Log {
             geometry: start.geometry,
             stream: start.stream,
             tail: start.tail,
@@ -76,6 +80,7 @@ impl Log {
             prev_crc: start.prev_crc,
             term_number: start.term_number,
             queue: VecDeque::new(),
+            queue_bytes: 0,
             flight: None,
             end: start.end,
             written: start.end,
@@ -85,9 +90,12 @@ impl Log {
             unstable_bytes: 0,
             index: start.index,
             failed: None,
+            full: false,
             always_stable,
             flush_ms,
-        }
+        };
+        log.forget_orphans();
+        log
     }
 
     pub fn end(&self) -> Lsn {
@@ -123,6 +131,11 @@ impl Log {
         self.geometry.size
     }
 
+    /// Records wait, and the ring has no room for them.
+    pub fn is_full(&self) -> bool {
+        self.full && !self.queue.is_empty()
+    }
+
     /// Nothing queued, nothing in flight, nothing unstable.
     pub fn is_settled(&self) -> bool {
         self.queue.is_empty() && self.flight.is_none() && self.durable == self.end
@@ -131,6 +144,11 @@ impl Log {
     /// An I/O is in flight.
     pub fn is_busy(&self) -> bool {
         self.flight.is_some()
+    }
+
+    /// Records that wait for the I/O in flight to end: the first of them, and the bytes that they take in the ring.
+    pub fn queued(&self) -> Option<(Lsn, u64)> {
+        self.queue.front().map(|(record, _)| (record.lsn, self.queue_bytes))
     }
 
     /// The oldest record that the ring holds; `end + 1` if it holds none.
@@ -142,6 +160,7 @@ impl Log {
     pub fn push(&mut self, record: Record, term: Term) {
         assert_eq!(record.lsn, self.end.next(), "records come in order, without holes");
         self.end = record.lsn;
+        self.queue_bytes += batch::record_bytes(&record);
         self.queue.push_back((record, term));
     }
 
@@ -162,9 +181,8 @@ impl Log {
         if self.wanted > self.durable && (self.wanted <= self.written || self.queue.is_empty()) {
             return Some(self.start_flush());
         }
-        // A batch that finds no room must not keep what was written from becoming durable: only that makes room (L5).
-        let flush = self.wanted > self.durable && self.written > self.durable;
-        self.start_batch(now).or_else(|| flush.then(|| self.start_flush()))
+        // A ring without room gets it only from what is durable: what is written and waited for is flushed first.
+        self.start_batch(now).or_else(|| (self.wanted.min(self.written) > self.durable).then(|| self.start_flush()))
     }
 
     /// When the log flushes by itself (L3).
@@ -192,10 +210,13 @@ impl Log {
             count += 1;
         }
         let address = self.geometry.place(self.next, bytes);
-        if address + bytes > self.reusable + self.geometry.size {
-            return None; // Full until the tail moves (L5).
+        // Until the tail moves (L5).
+        self.full = address + bytes > self.reusable + self.geometry.size;
+        if self.full {
+            return None;
         }
         let records: Vec<Record> = self.queue.drain(..count).map(|(r, _)| r).collect();
+        self.queue_bytes -= bytes - BLOCK as u64;
         // A term that an unrelated promotion opened with a lower number still goes on the chain: ids tell terms apart.
         self.term_number = self.term_number.max(term.number);
         let fields = BatchFields {
@@ -255,6 +276,7 @@ impl Log {
     pub fn truncate(&mut self, end: Lsn) {
         assert!(self.flight.is_none() && end <= self.end && self.durable >= end);
         self.queue.clear();
+        self.queue_bytes = 0;
         self.end = end;
         self.written = end;
         self.durable = end;
@@ -262,6 +284,14 @@ impl Log {
         self.unstable_since = None;
         self.unstable_bytes = 0;
         cut(&mut self.index, end);
+        self.forget_orphans();
+    }
+
+    /// Where no record counts any more, what the ring still holds are orphans: they need no room.
+    fn forget_orphans(&mut self) {
+        if self.index.is_empty() && self.flight.is_none() {
+            self.tail = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.end.next() };
+        }
     }
 
     /// Empties the log at a position that the store holds (the two ends of a resync). The new stream id makes everything
@@ -289,17 +319,6 @@ impl Log {
     /// Drops the oldest batch. Its space is reusable once `tail()` is durable in a superblock.
     pub fn drop_oldest(&mut self) {
         self.index.pop_front();
-        self.move_tail();
-    }
-
-    /// Gives up the space before the oldest batch that counts, which orphans were cut off from; false if there is none.
-    pub fn leave_void_behind(&mut self) -> bool {
-        let before = self.tail.address;
-        self.move_tail();
-        self.tail.address != before
-    }
-
-    fn move_tail(&mut self) {
         let chain = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.end.next() };
         self.tail = match (self.index.front(), &self.flight) {
             (Some(entry), _) | (None, Some(Flight::Write { entry, .. })) => entry.start,
@@ -322,6 +341,19 @@ impl Log {
         let at = self.index.partition_point(|e| e.last() < lsn);
         let entry = self.index.get(at).filter(|e| e.start.first <= lsn)?;
         Some((self.geometry.offset(entry.start.address), entry))
+    }
+
+    /// Bytes of payload of the records after `after`.
+    pub fn payload_after(&self, after: Lsn) -> u64 {
+        let at = self.index.partition_point(|e| e.last() <= after);
+        let flying = match &self.flight {
+            Some(Flight::Write { entry, .. }) => Some(entry),
+            _ => None,
+        };
+        let skipped = |e: &BatchEntry| after.next().0.saturating_sub(e.start.first.0) as usize;
+        let of = |e: &BatchEntry| e.metas.iter().skip(skipped(e)).map(|m| m.payload_bytes()).sum::<u64>();
+        let queued = self.queue.iter().filter(|(r, _)| r.lsn > after).map(|(r, _)| r.payload.len() as u64);
+        self.index.range(at..).chain(flying).map(of).sum::<u64>() + queued.sum::<u64>()
     }
 
     /// Ranges of the records after `after`, oldest first.
@@ -375,57 +407,54 @@ pub fn read_back(entry: &BatchEntry, body: &Payload) -> Option<Vec<Record>> {
 mod tests {
     use super::*;
 
-    fn log(blocks: u64) -> Log {
-        let geometry = Geometry { start: 0, size: blocks * BLOCK as u64 };
-        let tail = ScanStart { address: 0, prev_crc: batch::seed(1), first: Lsn(1) };
-        let (index, prev_crc) = (VecDeque::new(), tail.prev_crc);
-        let start = LogStart { geometry, stream: 1, tail, next: 0, prev_crc, term_number: 0, end: Lsn(0), index };
+    const TERM: Term = Term { number: 1, id: TermId(1), first: Lsn(1) };
+
+    fn log(ring_blocks: u64) -> Log {
+        let tail = ScanStart { address: 0, prev_crc: batch::seed(7), first: Lsn(1) };
+        let geometry = Geometry { start: 0, size: ring_blocks * BLOCK as u64 };
+        let (end, index) = (Lsn(0), VecDeque::new());
+        let start =
+            LogStart { geometry, stream: 7, tail, next: 0, prev_crc: tail.prev_crc, term_number: 0, end, index };
         Log::new(start, false, 1000)
     }
 
-    fn push(log: &mut Log) {
-        let payload = Payload::copy_of(&[7; BLOCK]);
-        let crc = crc32fast::hash(&payload);
-        let (volume, kind, length) = (VolumeId(0), Kind::Write, BLOCK as u64);
-        let record = Record { lsn: log.end().next(), volume, kind, offset: 0, length, crc, payload };
-        log.push(record, Term { number: 1, id: TermId(1), first: Lsn(1) });
+    fn discard(lsn: u64) -> Record {
+        let (volume, kind, payload) = (VolumeId(0), Kind::Discard, Payload::empty());
+        Record { lsn: Lsn(lsn), volume, kind, offset: 0, length: 4096, crc: 0, payload }
     }
 
     #[test]
-    fn a_full_ring_still_makes_durable_what_it_holds() {
-        let mut log = log(32);
-        for _ in 0..64 {
-            push(&mut log);
-        }
-        while let Some((_, IoOp::Write { sync: false, .. })) = log.poll(Time(0)) {
+    fn a_full_ring_flushes_what_is_waited_for() {
+        // Room for eight batches of one record; nobody asks for durability while they are written.
+        let mut log = log(8);
+        for lsn in 1..=8 {
+            log.push(discard(lsn), TERM);
+            assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Write { sync: false, .. }))));
             log.done(Ok(()));
         }
-        assert!(log.written() > Lsn(0) && log.durable() == Lsn(0) && log.written() < log.end());
-        log.want_durable(log.end());
-        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Flush))), "nothing would ever make room");
+        log.push(discard(9), TERM);
+        assert!(log.poll(Time(0)).is_none(), "full, and nobody waits");
+        log.want_durable(Lsn(9));
+        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Flush))), "only what is durable can leave the ring");
         log.done(Ok(()));
-        assert_eq!(log.durable(), log.written());
-        assert!(log.poll(Time(0)).is_none(), "the ring is full, and all of it is durable");
+        assert_eq!(log.durable(), Lsn(8));
+        assert!(log.poll(Time(0)).is_none());
     }
 
     #[test]
-    fn a_ring_full_of_orphans_is_left_behind() {
-        let mut log = log(32);
-        (0..64).for_each(|_| push(&mut log));
-        while log.poll(Time(0)).is_some() {
+    fn orphans_do_not_keep_the_ring_full() {
+        let mut log = log(8);
+        for lsn in 1..=8 {
+            log.push(discard(lsn), TERM);
+            log.want_durable(Lsn(lsn));
+            assert!(log.poll(Time(0)).is_some());
             log.done(Ok(()));
         }
-        log.queue.clear();
-        log.end = log.written;
-        log.want_durable(log.end());
-        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Flush))));
-        log.done(Ok(()));
         log.truncate(Lsn(0));
-        push(&mut log);
-        assert!(log.poll(Time(0)).is_none(), "the orphans have taken all room");
-        assert!(log.leave_void_behind() && !log.leave_void_behind());
-        assert_eq!((log.held(), log.tail().first), (0, Lsn(1)));
-        log.tail_is_durable(log.tail().address);
-        assert!(log.poll(Time(0)).is_some());
+        assert_eq!(log.held(), 0, "none of it counts");
+        let tail = log.tail();
+        log.tail_is_durable(tail.address);
+        log.push(discard(1), Term { number: 2, id: TermId(2), first: Lsn(1) });
+        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Write { .. }))));
     }
 }

@@ -12,9 +12,9 @@ use super::log::{LogStart, cut, entry_extents, read_back};
 use super::overlay::Overlay;
 use super::types::*;
 use crate::buf::Payload;
+use crate::format::batch;
 use crate::format::ring::{BatchEntry, Geometry, Scan, ScanStart, Verdict, scan};
 use crate::format::superblock::{self, RING_START, SLOT_BYTES, SuperError, Superblock};
-use crate::format::{BLOCK, batch, padded};
 use std::collections::VecDeque;
 
 /// Random identities that `format` needs; drawn by the driver.
@@ -177,9 +177,9 @@ fn read_bitmaps(
         let found = read_chain(part, state.stream, disk)?;
         let mut bits = DirtySet::new(&sizes);
         found.entries.iter().flat_map(entry_extents).for_each(|(_, e)| bits.add(e));
-        let chain = Chain { address: found.next, prev_crc: found.prev_crc, next: found.end.next() };
+        let chain = chain_end(&found);
         let mut bitmap = Bitmap::recovered(bits, state, chain);
-        if found.next < state.listed {
+        if chain.address < state.listed {
             bitmap.from = Lsn(u64::MAX);
         }
         bitmaps.push(bitmap);
@@ -193,7 +193,19 @@ fn read_chain(part: Part, stream: u128, disk: &mut dyn BlockingDisk) -> Result<S
     let size = disk.size(part).map_err(io)? / 4096 * 4096;
     let start = ScanStart { address: 0, prev_crc: batch::seed(stream), first: Lsn(1) };
     let geometry = Geometry { start: 0, size };
-    scan(&geometry, stream, start, |offset, length| disk.read(part, offset, length)).map_err(io)
+    let mut found = scan(&geometry, stream, start, |offset, length| disk.read(part, offset, length)).map_err(io)?;
+    if let Some(torn) = found.torn {
+        // What is torn was never durable, and protects nothing: all of it is written anew.
+        found.entries.retain(|e| e.start != torn);
+    }
+    Ok(found)
+}
+
+/// Where a growing part goes on: behind its last whole batch.
+fn chain_end(found: &Scan) -> Chain {
+    let behind = ScanStart { address: found.next, prev_crc: found.prev_crc, first: found.end.next() };
+    let ScanStart { address, prev_crc, first } = found.torn.unwrap_or(behind);
+    Chain { address, prev_crc, next: first }
 }
 
 /// An open gap's undo: which blocks it holds, and where it goes on (R1).
@@ -206,21 +218,17 @@ fn read_gap(
     let sizes: Vec<u64> = config.volumes.iter().map(|v| v.size).collect();
     let found = read_chain(Part::History, superblock.history_stream, disk)?;
     let mut state = GapState::new(gap.rollback, gap.since, &sizes, superblock.history_stream);
-    // A torn batch was not durable, so nothing rests on it: the chain goes on in its place, and a rollback does not meet it.
-    for entry in &found.entries {
-        let whole = BLOCK as u64 + entry.metas.iter().map(|m| padded(m.payload_bytes())).sum::<u64>() == entry.bytes;
-        if entry.start.address != state.chain.address || !whole {
-            break;
-        }
-        for meta in &entry.metas {
-            state.recovered(meta.kind, Extent { volume: meta.volume, offset: meta.offset, length: meta.length });
-        }
-        let io = |source| RecoveryError::Io { what: "history", source };
-        let block = disk.read(Part::History, entry.start.address, BLOCK as u64).map_err(io)?;
-        // The scan has just read and checked the same bytes; a disk that now says otherwise is failing.
-        let (header, _) = batch::decode_header(&block).map_err(|_| io(IoError { errno: 5 }))?;
-        let next = entry.last().next();
-        state.chain = Chain { address: entry.start.address + entry.bytes, prev_crc: header.crc, next };
+    for meta in found.entries.iter().flat_map(|e| &e.metas) {
+        state.recovered(meta.kind, Extent { volume: meta.volume, offset: meta.offset, length: meta.length });
+    }
+    state.chain = chain_end(&found);
+    if let Verdict::Damage { .. } = found.verdict {
+        // Some of the undo is lost: there is no way back, and no telling what is between two positions.
+        state.rollback = None;
+        let volumes = sizes.iter().enumerate();
+        volumes.for_each(|(i, &length)| {
+            state.changed.add(Extent { volume: VolumeId(i as u16), offset: 0, length });
+        });
     }
     Ok(Some(state))
 }

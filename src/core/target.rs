@@ -41,15 +41,75 @@ enum Step {
     Settle,
     /// Orphans are being set aside.
     SetAside(Box<SetAside>),
-    /// The history notes what changed on this side, for the gap that is to be opened.
+    /// The history notes what changed on this side, of the gap that is to be opened.
     Note(Box<GapState>),
     /// The superblock with the new lineage, or the open gap, is being written.
     Write,
 }
 
+/// What `passive` is to do to follow `hello`, the active, and the verdict in words; or why it cannot be done.
+pub(super) fn verdict(passive: &Hello, hello: &Hello) -> Result<(Plan, String), String> {
+    let (end, applied, active) = (passive.received, passive.applied, &hello.node);
+    let lineage = Lineage::new(passive.lineage.clone());
+    let plan = |fork, resync, text: String| Ok((Plan { fork, resync }, text));
+    let related = lineage.relation(end, &hello.lineage, hello.received) != Relation::Unrelated;
+    // A founder that crashed before its first record is as good as fresh.
+    if lineage.is_fresh() || (!related && end == Lsn(0) && applied == Lsn(0)) {
+        // A fresh replica matches nobody (B3); but zeros are the image at position 0 of a lineage that began with zeros.
+        if passive.zero && hello.zero && hello.log_from <= Lsn(1) && passive.gap.is_none() {
+            let text = format!("this replica is fresh: catching up from the log of {active}, from its first record");
+            return plan(Lsn(0), false, text);
+        }
+        return plan(Lsn(0), true, format!("this replica is fresh: full resync from {active}"));
+    }
+    let fork = match lineage.relation(end, &hello.lineage, hello.received) {
+        Relation::Unrelated => {
+            return Err(format!(
+                "this replica and the one of {active} have no term in common: they were never one. If this one holds \
+                 nothing of worth, create it anew (`understudy create --force`)"
+            ));
+        }
+        Relation::Common { fork } => fork,
+    };
+    let orphans = end.0 - fork.0;
+    if let Some(gap) = &passive.gap {
+        let text = match gap.since > fork {
+            true => format!(
+                "{orphans} record(s) after {} are orphans: rolling back the resync under way, setting them aside, then resync from {active}",
+                fork.0
+            ),
+            false => format!("the resync from {active} goes on, from {}", fork.0),
+        };
+        return plan(fork, true, text);
+    }
+    if applied > fork {
+        let text = format!(
+            "{orphans} record(s) after {} are orphans, and some are applied: setting them aside, then resync from {active}",
+            fork.0
+        );
+        return plan(fork, true, text);
+    }
+    if hello.log_from > fork.next() {
+        let from = hello.log_from.0;
+        let text = format!("the log of {active} begins at {from}, this replica ends at {}: resync", fork.0);
+        return plan(fork, true, text);
+    }
+    let text = match orphans {
+        0 => {
+            let behind = hello.received.0.saturating_sub(fork.0);
+            format!("catching up from the log of {active}, {behind} record(s)")
+        }
+        _ => format!(
+            "{orphans} record(s) after {} are orphans: setting them aside, then catching up from the log of {active}",
+            fork.0
+        ),
+    };
+    plan(fork, false, text)
+}
+
 impl Node {
     pub(super) fn become_target(&mut self, node: NodeId, session: SessionId, hello: &Hello) {
-        let (plan, verdict) = match self.verdict(hello) {
+        let (plan, verdict) = match verdict(&self.my_hello(), hello) {
             Ok(found) => found,
             Err(why) => return self.refuse(node, why),
         };
@@ -62,6 +122,9 @@ impl Node {
             session,
             stage: TargetStage::Preparing(prepare),
             echo_us: 0,
+            frame_at: self.now,
+            disk_us: 0,
+            resync_bytes: None,
             told: (Lsn(0), Lsn(0), Lsn(0), 0, 0),
             accepted: hello.received,
             deferred: VecDeque::new(),
@@ -70,59 +133,6 @@ impl Node {
         self.link_stands(node, Link::Target(Box::new(target)));
         self.may_resume = false;
         self.pledge = None;
-    }
-
-    /// What is to be done to follow this active, and the verdict in words; or why it cannot be done.
-    pub(super) fn verdict(&self, hello: &Hello) -> Result<(Plan, String), String> {
-        let (end, applied, active) = (self.log.end(), self.store.may_hold(), &hello.node);
-        let plan = |fork, resync, text: String| Ok((Plan { fork, resync }, text));
-        let related = self.lineage.relation(end, &hello.lineage, hello.received) != Relation::Unrelated;
-        // A founder that crashed before its first record is as good as fresh.
-        if self.lineage.is_fresh() || (!related && end == Lsn(0) && applied == Lsn(0)) {
-            // A fresh replica matches nobody (B3); but zeros are the image at position 0 of a lineage that began with zeros.
-            if self.zero && hello.zero && hello.log_from <= Lsn(1) && self.gap.is_none() {
-                let text =
-                    format!("this replica is fresh: catching up from the log of {active}, from its first record");
-                return plan(Lsn(0), false, text);
-            }
-            return plan(Lsn(0), true, format!("this replica is fresh: full resync from {active}"));
-        }
-        let fork = match self.lineage.relation(end, &hello.lineage, hello.received) {
-            Relation::Unrelated => {
-                return Err(format!(
-                    "this replica and the one of {active} have no term in common: they were never one. If this one holds \
-                     nothing of worth, create it anew (`understudy create --force`)"
-                ));
-            }
-            Relation::Common { fork } => fork,
-        };
-        let orphans = end.0 - fork.0;
-        if self.gap.is_some() {
-            return plan(fork, true, format!("the resync from {active} goes on, from {}", fork.0));
-        }
-        if applied > fork {
-            let text = format!(
-                "{orphans} record(s) after {} are orphans, and some are applied: setting them aside, then resync from {active}",
-                fork.0
-            );
-            return plan(fork, true, text);
-        }
-        if hello.log_from > fork.next() {
-            let from = hello.log_from.0;
-            let text = format!("the log of {active} begins at {from}, this replica ends at {}: resync", fork.0);
-            return plan(fork, true, text);
-        }
-        let text = match orphans {
-            0 => {
-                let behind = hello.received.0.saturating_sub(fork.0);
-                format!("catching up from the log of {active}, {behind} record(s)")
-            }
-            _ => format!(
-                "{orphans} record(s) after {} are orphans: setting them aside, then catching up from the log of {active}",
-                fork.0
-            ),
-        };
-        plan(fork, false, text)
     }
 
     /// Whether a passive waits for its own log and store to come to rest.
@@ -161,15 +171,15 @@ impl Node {
         if !self.superblock.is_settled() {
             return; // One that is on its way may still be the only one to say what the history holds (R1).
         }
-        if self.gap.as_ref().is_some_and(|gap| plan.fork < gap.since) {
-            // Another source, which parts from this lineage earlier than the one that the gap was opened for: what lies between is in the
-            // undo alone, and becomes orphans. It is put back, and then set aside (R4).
-            return self.start_rollback();
-        }
         if plan.resync && self.gap.is_none() {
             // What was reported durable must be found again by a rollback (R1): all of it is applied before the gap is opened,
             // committed or not. What of it is an orphan is set aside first (R4).
             self.committed = self.committed.max(end);
+        }
+        if self.gap.as_ref().is_some_and(|g| g.since > plan.fork) {
+            // Another source, which parts from this lineage earlier than the one before: what lies between is an orphan now, and
+            // only the image at the rollback position still has it (R4). It is brought back, and all begins anew from there.
+            return self.start_rollback();
         }
         // R1: a resync begins with everything committed applied, so that going back never loses what was reported durable.
         if self.store.applied() < self.store.may_hold()
@@ -256,19 +266,8 @@ impl Node {
         let stream = self.draw_id();
         let mut gap = GapState::new(rollback, fork, &self.volume_sizes(), stream);
         let (offset, bufs) = gap.note_changed(&changed);
-        self.note_gap(node, session, Box::new(gap), offset, bufs);
-    }
-
-    fn note_gap(
-        &mut self,
-        node: NodeId,
-        session: SessionId,
-        gap: Box<GapState>,
-        offset: u64,
-        bufs: Vec<crate::buf::Payload>,
-    ) {
         let Some(prepare) = self.prepare_mut(node, session) else { return };
-        prepare.step = Step::Note(gap);
+        prepare.step = Step::Note(Box::new(gap));
         if bufs.is_empty() {
             return self.gap_noted(node, session, Ok(IoData::Nothing));
         }
@@ -280,9 +279,9 @@ impl Node {
     /// The history can be found; now the superblock may say that the gap is open.
     pub(super) fn gap_noted(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
         if let Err(error) = result {
-            self.notice(Notice::StorageFailed { part: "history".into(), errno: error.errno });
-            return self
-                .refuse(node, format!("the history cannot be written (errno {}): make room for it", error.errno));
+            self.part_failed("history", error.errno);
+            let words = super::trouble::errno_words(error.errno);
+            return self.refuse(node, format!("the history cannot be written: {words}. Make room for it"));
         }
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let Step::Note(gap) = std::mem::replace(&mut prepare.step, Step::Write) else { return };
@@ -299,6 +298,7 @@ impl Node {
 
     /// The gap is durably open: contents may come.
     pub(super) fn gap_is_open(&mut self, node: NodeId, session: SessionId) {
+        self.part_works("history");
         let Some(gap) = &self.gap else { return };
         let applied = self.store.applied();
         let mut extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
@@ -331,9 +331,13 @@ impl Node {
         if let Err(why) = self.check_records(&records) {
             return self.close_link(node, why, true);
         }
+        let now = self.now;
         let Some(target) = self.peers[node.0 as usize].target_mut() else { return };
-        target.echo_us = watermarks.clock_us;
-        target.accepted = watermarks.accepted;
+        // A heartbeat may overtake records whose turn has not come (a limited bandwidth): older watermarks take nothing back.
+        if watermarks.clock_us >= target.echo_us {
+            (target.echo_us, target.frame_at) = (watermarks.clock_us, now);
+        }
+        target.accepted = target.accepted.max(watermarks.accepted);
         match &mut target.stage {
             TargetStage::Preparing(_) if records.is_empty() => return,
             TargetStage::Preparing(_) => return self.close_link(node, "records before Ready", true),
@@ -346,7 +350,7 @@ impl Node {
             }
         }
         self.committed = self.committed.max(watermarks.committed);
-        self.flush_to = watermarks.flush_to;
+        self.flush_to = self.flush_to.max(watermarks.flush_to);
         self.poll_target(node);
     }
 
@@ -426,13 +430,17 @@ impl Node {
             streamed: self.log.end(),
             resync_bytes: 0,
             echo_us: 0,
+            held_us: 0,
+            disk_us: 0,
         }
     }
 
     fn target_ack(&mut self, node: NodeId) -> Option<(SessionId, Ack)> {
-        let mut ack = self.idle_ack();
+        let (now, mut ack) = (self.now, self.idle_ack());
         let target = self.peers[node.0 as usize].target_mut()?;
         ack.echo_us = target.echo_us;
+        ack.held_us = now.since_us(target.frame_at);
+        ack.disk_us = target.disk_us;
         match &target.stage {
             TargetStage::Preparing(_) => return None,
             TargetStage::Stream => {}
@@ -470,6 +478,7 @@ impl Node {
         let Some((session, ack)) = self.target_ack(node) else { return };
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
             target.told = (ack.streamed, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
+            target.disk_us = 0;
         }
         self.send(node, session, PeerMsg::Ack(ack));
     }

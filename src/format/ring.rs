@@ -141,6 +141,8 @@ pub struct Scan {
     pub prev_crc: u32,
     /// The largest position that a header of the chain says was durable, 0 if none does.
     pub durable: Lsn,
+    /// The last batch, if not all of its records are intact. Those before the first bad one count.
+    pub torn: Option<ScanStart>,
     pub verdict: Verdict,
 }
 
@@ -180,6 +182,7 @@ pub fn scan(
         next: walk.next,
         prev_crc: walk.prev_crc,
         durable: walk.durable,
+        torn: walk.torn,
         verdict,
     })
 }
@@ -224,8 +227,8 @@ struct Walk {
     expected: Lsn,
     term: Option<TermRef>,
     durable: Lsn,
-    /// Address of the last batch, if it is torn.
-    torn: Option<u64>,
+    /// The last batch, if it is torn.
+    torn: Option<ScanStart>,
     entries: Vec<BatchEntry>,
     voids: Vec<VoidRun>,
 }
@@ -292,7 +295,7 @@ impl Walk {
         self.durable = self.durable.max(durable_of(header));
         self.term = Some(fields.term);
         let start = ScanStart { address: fields.address, prev_crc: self.prev_crc, first: fields.first };
-        self.torn = (good < metas.len()).then_some(fields.address);
+        self.torn = (good < metas.len()).then_some(start);
         metas.truncate(good);
         if good > 0 {
             self.entries.push(BatchEntry { start, bytes: header.bytes(), term: fields.term, metas });
@@ -323,7 +326,7 @@ impl Walk {
         R: FnMut(u64, u64) -> Result<Payload, IoError>,
     {
         if self.expected <= self.durable || self.evidence_ahead(ring)? {
-            let address = self.torn.unwrap_or(self.next);
+            let address = self.torn.map_or(self.next, |batch| batch.address);
             return Ok(Verdict::Damage { lsn: self.expected, address });
         }
         Ok(Verdict::End)

@@ -42,6 +42,8 @@ pub struct Slot<B> {
     pub held: bool,
     /// It was given up by a forced promotion that it has not heard of.
     pub unaware: bool,
+    /// The generation that gave it up, until that is known to be on its disk: what it has only heard it forgets again.
+    pub given_up_by: Option<(u64, u128)>,
     /// Its clock: world time, so many µs ahead, running so many millionths fast.
     pub ahead_us: u64,
     pub fast_ppm: u64,

@@ -4,7 +4,7 @@ use super::audit::Flip;
 use super::brain::Brain;
 use super::client::Client;
 use super::disk::SimDisk;
-use super::invariants::durability::Durability;
+use super::invariants::durability::{self, Durability};
 use super::invariants::{Violation, broken, order, records, salvage};
 use super::net::{Due, Lane, Net};
 use super::operator::Orders;
@@ -15,7 +15,7 @@ use super::rng::Rng;
 use super::slot::Slot;
 use super::truth::{Pos, Truth};
 use crate::core::notice::Notice;
-use crate::core::{Action, Event, NodeId, Part, PeerMsg, ReqId, TermId, VolumeId};
+use crate::core::{Action, Event, Lsn, NodeId, Part, PeerMsg, ReqId, TermId, VolumeId};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
@@ -89,6 +89,8 @@ pub struct World<B> {
     pub storm: bool,
     /// Clients ask for more.
     pub load: bool,
+    /// The newest change of each volume that a client was told to be done.
+    done: Vec<Option<Pos>>,
     stamps: u64,
     next_request: u64,
     digest: u64,
@@ -106,6 +108,7 @@ impl<B: Brain> World<B> {
         let nodes = plan.modes.len();
         let mut net = Net::new(plan.net_delay_us);
         net.compress = plan.compress;
+        net.overtaking = plan.overtaking;
         let truth = Truth::new(plan.geometry.clone());
         let mut world = World {
             rng,
@@ -123,6 +126,7 @@ impl<B: Brain> World<B> {
             trace,
             storm: true,
             load: true,
+            done: vec![None; plan.geometry.volumes.len()],
             stamps: 1,
             next_request: 1,
             digest: 0xcbf2_9ce4_8422_2325,
@@ -174,6 +178,7 @@ impl<B: Brain> World<B> {
             impaired: false,
             held: false,
             unaware: false,
+            given_up_by: None,
             ahead_us: self.rng.below(1 << 40),
             fast_ppm: self.rng.below(10_000),
         });
@@ -497,6 +502,7 @@ impl<B: Brain> World<B> {
             self.orders.generation = generation;
             for off in self.orders.off(node) {
                 self.slot(off).unaware = true;
+                self.slot(off).given_up_by = Some(generation);
             }
         }
         self.slot(node).unaware &= generation != self.orders.generation;
@@ -517,8 +523,10 @@ impl<B: Brain> World<B> {
                 let given_up = self.durability.opened(node, at, forced, &self.truth)?;
                 self.counts.add("debts given up by force", given_up);
             }
-            let volumes = self.plan.geometry.volumes.len();
-            self.slot(node).client = Some(Client::new(term, start, volumes));
+            let whole = Pos { term, lsn: start };
+            let held = |done: &Option<Pos>| done.filter(|p| self.truth.contains(whole, *p)).map_or(Lsn(0), |p| p.lsn);
+            let completed = self.done.iter().map(held).collect();
+            self.slot(node).client = Some(Client::new(term, start, completed));
         } else if let Some(client) = &mut self.slot(node).client {
             client.live = true;
         }
@@ -588,6 +596,9 @@ impl<B: Brain> World<B> {
         }
         if slot.unaware {
             return Ok(());
+        }
+        if let Some((volume, pos)) = promise.done {
+            durability::raise(&mut self.done[volume.0 as usize], pos, &self.truth);
         }
         let others: Vec<NodeId> = slot.stayed.iter().copied().filter(|n| *n != node).collect();
         for other in &others {
