@@ -102,7 +102,7 @@ impl Node {
             Link::Idle(_) => self.send(node, session, PeerMsg::Ack(ack)),
             // What is set aside or applied first may take long, and the other side must not take it for silence.
             Link::Target(target) if matches!(target.stage, TargetStage::Preparing(_)) => {
-                self.send(node, session, PeerMsg::Ack(ack));
+                self.send(node, session, PeerMsg::Heartbeat { watermarks });
             }
             Link::Target(_) => self.send_ack(node),
             Link::Down | Link::Dialing | Link::Greeting(_) => {}

@@ -50,4 +50,6 @@ pub use config::*;
 pub use disk::BlockingDisk;
 pub use node::Node;
 pub use recovery::{FormatIds, Recovered, RecoveryError};
+#[cfg(test)]
+pub use target::MESSAGE_EXTENTS;
 pub use types::*;

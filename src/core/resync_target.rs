@@ -468,3 +468,44 @@ impl Node {
         self.poll_target(node);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn discard(lsn: u64, length: u64) -> Record {
+        let (volume, kind, payload) = (VolumeId(0), Kind::Discard, Payload::empty());
+        Record { lsn: Lsn(lsn), volume, kind, offset: 0, length, crc: 0, payload }
+    }
+
+    fn in_the_stream(records: Vec<Record>) -> ResyncTarget {
+        let mut resync = ResyncTarget::new(Lsn(0), Vec::new(), false);
+        resync.committed = Lsn(u64::MAX);
+        resync.incoming.push_back(Work::End { base: Lsn(0), until: Lsn(0) });
+        resync.take_records(records);
+        resync
+    }
+
+    /// All that a group overwrites is read and saved at once.
+    #[test]
+    fn discards_count_for_what_their_blocks_held() {
+        let mut resync = in_the_stream((1..=1000).map(|n| discard(n, LONG_DISCARD)).collect());
+        let group = resync.next_group(Lsn(u64::MAX)).unwrap();
+        assert_eq!(group.records.len() as u64, GROUP_BYTES / LONG_DISCARD);
+        assert_eq!(group.through, Some(Lsn(4)));
+    }
+
+    #[test]
+    fn a_long_discard_of_the_stream_is_taken_in_parts() {
+        let mut resync = in_the_stream(vec![discard(1, 4 << 30), discard(2, 4096)]);
+        let group = resync.next_group(Lsn(u64::MAX)).unwrap();
+        assert!(group.is_empty() && group.through == Some(Lsn(0)), "{group:?}");
+        let Ok(Some(Work::Part(long))) = resync.take_long() else { panic!("it is its turn") };
+        assert_eq!(long.length, 4 << 30);
+        // Where data was found in it.
+        resync.incoming.push_front(Work::Part(discard(1, LONG_DISCARD)));
+        let group = resync.next_group(Lsn(u64::MAX)).unwrap();
+        assert_eq!((group.records.len(), group.through), (3 - 1, Some(Lsn(2))));
+        assert!(resync.until.is_some(), "parts of a record are no contents");
+    }
+}

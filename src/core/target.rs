@@ -14,7 +14,7 @@ use super::types::*;
 use std::collections::VecDeque;
 
 /// Extents in one message at most: each takes up to 21 bytes, and a frame's head has room for 256 KiB.
-const MESSAGE_EXTENTS: usize = 8192;
+pub const MESSAGE_EXTENTS: usize = 8192;
 
 /// On the way to being ready.
 #[derive(Debug)]
