@@ -291,8 +291,6 @@ impl Node {
         let base = pass.base;
         source.resync_acked = pass.acked;
         source.feed = Feed::Stream { next: base.next(), reading: false };
-        source.in_flight.clear();
-        source.in_flight_bytes = 0;
         source.until = until;
         self.send(node, session, PeerMsg::ResyncEnd { base, until });
     }
