@@ -72,14 +72,15 @@ impl Node {
         for (node, received, durable) in self.required() {
             let unconfirmed = self.change.as_ref().is_some_and(|c| c.unconfirmed.contains(&node));
             let down = self.peers[node.0 as usize].down_since;
-            let peer = &mut self.peers[node.0 as usize];
             let behind = received < accepted || durable < flush_to.min(accepted);
-            peer.waiting = match peer.waiting {
+            let marked = match self.peers[node.0 as usize].waiting {
                 _ if !behind => None,
                 // A mark stands until the record that set it is there: progress elsewhere does not help a waiting write.
                 Some((mark, since)) if received < mark || durable < flush_to.min(mark) => Some((mark, since)),
-                _ => Some((accepted, self.now)),
+                _ => Some((accepted, self.now.plus_ms(self.limit_ms(node, received)))),
             };
+            let peer = &mut self.peers[node.0 as usize];
+            peer.waiting = marked;
             let stall_us = self.cfg.stall_ms * 1000;
             let stalled = |since: Time| self.now.since_us(since) >= stall_us;
             if peer.waiting.is_some_and(|(_, since)| stalled(since)) {
@@ -93,6 +94,13 @@ impl Node {
         for (node, why) in late {
             self.drop_member(node, why);
         }
+    }
+
+    /// How long the limit of a peer's bandwidth makes the records after `received` take: that is no stall of the peer.
+    fn limit_ms(&self, node: NodeId, received: Lsn) -> u64 {
+        let Some(bandwidth) = self.cfg.nodes[node.0 as usize].bandwidth else { return 0 };
+        let bytes: u64 = self.overlay.records_from(received.next()).map(|r| r.payload.len() as u64).sum();
+        bytes.saturating_mul(1000) / bandwidth
     }
 
     /// Takes a node out of the in-sync set, or out of those about to join. With `on_stall = "suspend"` the set keeps two.
@@ -273,7 +281,7 @@ impl Node {
         self.pledge = Some(peer.clone());
         self.persist(Then::Nothing);
         self.set_suspended(true, "another node was promoted by force since: demote this one");
-        self.refuse(node, format!("{peer} knows of a later promotion by force: demote this node with --force"));
+        self.refuse(node, super::links::outvoted_words(&peer));
     }
 
     fn check_suspension(&mut self) {

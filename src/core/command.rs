@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 
 /// A demotion or switchover that takes longer is given up waiting for.
 const PATIENCE_MS: u64 = 10_000;
+/// A peer that was refused a session is tried again each second; what it said then counts for so long.
+const REFUSED_LATELY_MS: u64 = 3000;
 
 /// The command under way; one at a time.
 #[derive(Debug)]
@@ -46,9 +48,15 @@ impl Node {
             Command::Promote { force, off } => self.begin_promote(Some(id), force, &off),
             Command::Demote { force } => self.begin_demote(id, None, force),
             Command::Switchover { to } => self.begin_switchover(id, &to),
-            Command::Connect { peer } => self.connect(id, &peer),
+            Command::Connect { peer, dry_run: true } => self.begin_forecast(id, &peer),
+            Command::Connect { peer, dry_run: false } => self.connect(id, &peer),
             Command::Disconnect { peer, force } => self.disconnect(id, &peer, force),
             Command::Verify { repair } => self.begin_verify(id, repair),
+            Command::Log => {
+                let report = Box::new(self.log_report());
+                self.act(Action::CommandDone { id, result: Ok(Answer::Log(report)) });
+                Ok(())
+            }
         };
         if let Err(refusal) = begun {
             self.act(Action::CommandDone { id, result: Err(refusal) });
@@ -60,6 +68,14 @@ impl Node {
             name: name.to_string(),
             known: self.cfg.nodes.iter().map(|n| n.name.clone()).collect(),
         })
+    }
+
+    /// The same, but not this node itself.
+    pub(super) fn other_node_called(&self, name: &str) -> Result<NodeId, Refusal> {
+        match self.node_called(name)? {
+            node if node == self.cfg.me => Err(Refusal::Itself { node: name.to_string() }),
+            node => Ok(node),
+        }
     }
 
     fn check_free(&self) -> Result<(), Refusal> {
@@ -212,7 +228,7 @@ impl Node {
             if unanswered.contains(&node));
         if lost {
             let peer = self.cfg.name(node).to_string();
-            self.give_up_claim(Refusal::Unreachable { peers: vec![peer] });
+            self.give_up_claim(Refusal::Unreachable { peers: vec![peer], alone: Vec::new() });
         }
     }
 
@@ -259,6 +275,14 @@ impl Node {
             let peer = &self.peers[node.0 as usize];
             let name = self.cfg.name(node).to_string();
             let Some(hello) = peer.hello.as_ref().filter(|_| peer.is_greeted()) else {
+                if !off.contains(&node) {
+                    self.check_refused_lately(node, forced)?;
+                }
+                if forced && off.contains(&node) && self.may_have_gone_on(node) {
+                    gave_up.push(format!(
+                        "whatever {name} completed alone after it lost this node, if it did (set aside when it returns)"
+                    ));
+                }
                 // Forced, every node that does not answer is named as confirmed off (C8).
                 let asked = if forced { !off.contains(&node) } else { self.must_answer(node) && !heir };
                 if asked {
@@ -288,7 +312,9 @@ impl Node {
             }
         }
         if !unreachable.is_empty() {
-            return Err(Refusal::Unreachable { peers: unreachable });
+            let alone = |name: &String| self.cfg.find(name).is_some_and(|n| self.may_have_gone_on(n));
+            let alone = unreachable.iter().filter(|n| alone(n)).cloned().collect();
+            return Err(Refusal::Unreachable { peers: unreachable, alone });
         }
         let unknown = self.listed_and_unknown();
         if !forced && !unknown.is_empty() {
@@ -303,6 +329,32 @@ impl Node {
             return Err(Refusal::Dropped { active: active.unwrap_or_else(|| "the former active".into()) });
         }
         Ok(gave_up.join(", "))
+    }
+
+    /// A peer with which no session comes about is between two attempts at any moment: what it said in the latest one is the
+    /// answer, not that it cannot be reached.
+    fn check_refused_lately(&self, node: NodeId, forced: bool) -> Result<(), Refusal> {
+        let peer = &self.peers[node.0 as usize];
+        let lately = peer.refused_at.is_some_and(|at| self.now.since_us(at) < REFUSED_LATELY_MS * 1000);
+        let Some(hello) = peer.hello.as_ref().filter(|_| lately) else { return Ok(()) };
+        let name = self.cfg.name(node).to_string();
+        if !forced && hello.charter.conflicts_with(&self.charter) {
+            return Err(Refusal::Conflict { peer: name });
+        }
+        if hello.role == Role::Active {
+            return Err(Refusal::PeerIsActive { peer: name, me: self.cfg.my_name().to_string() });
+        }
+        Ok(())
+    }
+
+    /// It was active when this node last heard, or was let become so; and nothing kept it from dropping this node and going on.
+    fn may_have_gone_on(&self, node: NodeId) -> bool {
+        let name = self.cfg.name(node);
+        let active = self.charter.active.as_deref() == Some(name) || self.pledge.as_deref() == Some(name);
+        let sync_nodes = self.cfg.nodes.iter().filter(|n| n.mode == Mode::Sync).count();
+        let member = self.charter.member(self.cfg.my_name()).is_some();
+        // With two sync nodes and `suspend` it waits for this one.
+        active && !(member && self.cfg.on_stall == OnStall::Suspend && sync_nodes <= 2)
     }
 
     /// Nodes that the charter names and this node's file does not.
@@ -343,7 +395,7 @@ impl Node {
             Kind::Promote { ref unanswered, .. } if !unanswered.is_empty() => {
                 if self.operation_is_late() {
                     let peers = unanswered.iter().map(|n| self.cfg.name(*n).to_string()).collect();
-                    self.give_up_claim(Refusal::Unreachable { peers });
+                    self.give_up_claim(Refusal::Unreachable { peers, alone: Vec::new() });
                 }
             }
             Kind::Promote { opened: false, fetching: Some(_), .. } => {}
@@ -460,7 +512,7 @@ impl Node {
 
     fn answer(&mut self, id: Option<CommandId>, result: Result<String, Refusal>) {
         if let Some(id) = id {
-            self.act(Action::CommandDone { id, result });
+            self.act(Action::CommandDone { id, result: result.map(Answer::Text) });
         }
     }
 
@@ -618,7 +670,7 @@ impl Node {
     }
 
     fn connect(&mut self, id: CommandId, name: &str) -> Result<(), Refusal> {
-        let node = self.node_called(name)?;
+        let node = self.other_node_called(name)?;
         let now = self.now;
         let peer = &mut self.peers[node.0 as usize];
         peer.wanted = true;
@@ -629,7 +681,7 @@ impl Node {
     }
 
     fn disconnect(&mut self, id: CommandId, name: &str, force: bool) -> Result<(), Refusal> {
-        let node = self.node_called(name)?;
+        let node = self.other_node_called(name)?;
         let last = self.role() == Role::Active && self.is_member(node) && self.charter.in_sync.len() == 2;
         if last && !force {
             return Err(Refusal::LastMember { peer: name.to_string() });

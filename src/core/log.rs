@@ -29,6 +29,8 @@ pub struct Log {
     /// The largest term number in the chain: a chain never goes back to a lower one.
     term_number: u64,
     queue: VecDeque<(Record, Term)>,
+    /// Bytes that the queue takes in the ring.
+    queue_bytes: u64,
     flight: Option<Flight>,
     /// The newest record handed to the log.
     end: Lsn,
@@ -40,6 +42,8 @@ pub struct Log {
     unstable_bytes: u64,
     index: VecDeque<BatchEntry>,
     failed: Option<i32>,
+    /// The next batch waits for room in the ring.
+    full: bool,
     /// Every batch is written stable.
     always_stable: bool,
     flush_ms: u64,
@@ -76,6 +80,7 @@ impl Log {
             prev_crc: start.prev_crc,
             term_number: start.term_number,
             queue: VecDeque::new(),
+            queue_bytes: 0,
             flight: None,
             end: start.end,
             written: start.end,
@@ -85,6 +90,7 @@ impl Log {
             unstable_bytes: 0,
             index: start.index,
             failed: None,
+            full: false,
             always_stable,
             flush_ms,
         };
@@ -125,6 +131,11 @@ impl Log {
         self.geometry.size
     }
 
+    /// Records wait, and the ring has no room for them.
+    pub fn is_full(&self) -> bool {
+        self.full && !self.queue.is_empty()
+    }
+
     /// Nothing queued, nothing in flight, nothing unstable.
     pub fn is_settled(&self) -> bool {
         self.queue.is_empty() && self.flight.is_none() && self.durable == self.end
@@ -133,6 +144,11 @@ impl Log {
     /// An I/O is in flight.
     pub fn is_busy(&self) -> bool {
         self.flight.is_some()
+    }
+
+    /// Records that wait for the I/O in flight to end: the first of them, and the bytes that they take in the ring.
+    pub fn queued(&self) -> Option<(Lsn, u64)> {
+        self.queue.front().map(|(record, _)| (record.lsn, self.queue_bytes))
     }
 
     /// The oldest record that the ring holds; `end + 1` if it holds none.
@@ -144,6 +160,7 @@ impl Log {
     pub fn push(&mut self, record: Record, term: Term) {
         assert_eq!(record.lsn, self.end.next(), "records come in order, without holes");
         self.end = record.lsn;
+        self.queue_bytes += batch::record_bytes(&record);
         self.queue.push_back((record, term));
     }
 
@@ -193,10 +210,13 @@ impl Log {
             count += 1;
         }
         let address = self.geometry.place(self.next, bytes);
-        if address + bytes > self.reusable + self.geometry.size {
-            return None; // Full until the tail moves (L5).
+        // Until the tail moves (L5).
+        self.full = address + bytes > self.reusable + self.geometry.size;
+        if self.full {
+            return None;
         }
         let records: Vec<Record> = self.queue.drain(..count).map(|(r, _)| r).collect();
+        self.queue_bytes -= bytes - BLOCK as u64;
         // A term that an unrelated promotion opened with a lower number still goes on the chain: ids tell terms apart.
         self.term_number = self.term_number.max(term.number);
         let fields = BatchFields {
@@ -256,6 +276,7 @@ impl Log {
     pub fn truncate(&mut self, end: Lsn) {
         assert!(self.flight.is_none() && end <= self.end && self.durable >= end);
         self.queue.clear();
+        self.queue_bytes = 0;
         self.end = end;
         self.written = end;
         self.durable = end;
@@ -320,6 +341,19 @@ impl Log {
         let at = self.index.partition_point(|e| e.last() < lsn);
         let entry = self.index.get(at).filter(|e| e.start.first <= lsn)?;
         Some((self.geometry.offset(entry.start.address), entry))
+    }
+
+    /// Bytes of payload of the records after `after`.
+    pub fn payload_after(&self, after: Lsn) -> u64 {
+        let at = self.index.partition_point(|e| e.last() <= after);
+        let flying = match &self.flight {
+            Some(Flight::Write { entry, .. }) => Some(entry),
+            _ => None,
+        };
+        let skipped = |e: &BatchEntry| after.next().0.saturating_sub(e.start.first.0) as usize;
+        let of = |e: &BatchEntry| e.metas.iter().skip(skipped(e)).map(|m| m.payload_bytes()).sum::<u64>();
+        let queued = self.queue.iter().filter(|(r, _)| r.lsn > after).map(|(r, _)| r.payload.len() as u64);
+        self.index.range(at..).chain(flying).map(of).sum::<u64>() + queued.sum::<u64>()
     }
 
     /// Ranges of the records after `after`, oldest first.

@@ -36,6 +36,20 @@ pub struct ResyncSource {
 }
 
 impl ResyncSource {
+    /// Contents that the peer has not confirmed.
+    pub fn left_bytes(&self) -> u64 {
+        self.left.bytes() + self.reading_bytes + self.sent.saturating_sub(self.acked)
+    }
+
+    pub fn base(&self) -> Lsn {
+        self.base
+    }
+
+    /// What there is to send is still being looked for.
+    pub fn is_searching(&self) -> bool {
+        self.search.is_some()
+    }
+
     fn is_reading(&self, extent: Extent) -> bool {
         let overlaps = |e: &Extent| {
             e.volume == extent.volume && e.offset < extent.offset + extent.length && extent.offset < e.offset + e.length
@@ -148,7 +162,7 @@ impl Node {
 
     /// Starts reads, or ends the pass; false when there is nothing to do now.
     pub(super) fn feed_contents(&mut self, node: NodeId) -> bool {
-        let window = self.cfg.window;
+        let window = self.cfg.window_of(node);
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;
         let Feed::Resync(pass) = &mut source.feed else { return false };
@@ -278,7 +292,6 @@ impl Node {
         pass.sent += extent.length;
         let sent_bytes = pass.sent;
         source.resync_sent = sent_bytes;
-        source.bytes += extent.length;
         let records = read.into_records();
         self.send(node, session, PeerMsg::ResyncData { records, sent_bytes });
     }
@@ -290,6 +303,7 @@ impl Node {
         let Feed::Resync(pass) = &source.feed else { return };
         let base = pass.base;
         source.resync_acked = pass.acked;
+        source.streamed = base;
         source.feed = Feed::Stream { next: base.next(), reading: false };
         source.until = until;
         self.send(node, session, PeerMsg::ResyncEnd { base, until });

@@ -100,6 +100,11 @@ impl ResyncTarget {
         }
     }
 
+    /// Bytes of contents that are in the store.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
     pub fn take_records(&mut self, records: Vec<Record>) {
         self.incoming.extend(records.into_iter().map(Work::Record));
     }
@@ -360,9 +365,9 @@ impl Node {
             Ok(data) => data,
             Err(error) => {
                 // The gap stays open and the undo stays: the next session begins where this one did.
-                self.notice(super::notice::Notice::StorageFailed { part: "resync".into(), errno: error.errno });
-                return self
-                    .refuse(node, format!("the resync cannot go on: its storage failed (errno {})", error.errno));
+                self.part_failed("resync", error.errno);
+                let words = super::trouble::errno_words(error.errno);
+                return self.refuse(node, format!("the resync cannot go on, its storage failed: {words}"));
             }
         };
         let Some(resync) = self.resync_mut(node) else { return };
@@ -422,6 +427,7 @@ impl Node {
         let (through, lineage, zero) = (resync.through, resync.lineage.clone(), resync.zero);
         let committed = resync.committed.max(through);
         self.gap = None;
+        self.part_works("resync");
         self.lineage = Lineage::new(lineage);
         self.zero = zero;
         let log_stream = self.draw_id();

@@ -1,7 +1,10 @@
 //! What `understudy status` shows; `docs/status.md` documents the fields.
 
+use super::latency::Latency;
 use super::node::{Node, Stage};
 use super::peer::{Feed, Link, Peer};
+use super::progress::Progress;
+use super::trouble::Problem;
 use super::types::*;
 use serde::Serialize;
 
@@ -23,6 +26,28 @@ pub struct Status {
     pub memory: MemoryStatus,
     pub peers: Vec<PeerStatus>,
     pub fault: Option<String>,
+    /// Whatever is wrong with this node's storage, and what to do.
+    pub problems: Vec<Problem>,
+    pub latency_us: LatencyStatus,
+}
+
+/// How long things took here lately; none where nothing was measured.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LatencyStatus {
+    /// A client's write, from its arrival to its answer; and a flush.
+    pub write: Option<Latency>,
+    pub flush: Option<Latency>,
+    /// One write or flush of the log.
+    pub local_disk: Option<Latency>,
+}
+
+/// The same of a peer.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PeerLatencyStatus {
+    /// There and back.
+    pub wire: Option<Latency>,
+    /// One write or flush of its log.
+    pub disk: Option<Latency>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -73,6 +98,9 @@ pub struct PeerStatus {
     pub applied: Lsn,
     pub lag: Lag,
     pub round_trip_us: u64,
+    pub latency_us: PeerLatencyStatus,
+    /// How far a catch-up or resync is; none where there is none.
+    pub progress: Option<Progress>,
     pub why: Option<String>,
 }
 
@@ -102,6 +130,12 @@ impl Node {
             memory: MemoryStatus { used: self.overlay.memory(), limit: self.cfg.memory },
             peers: self.cfg.peers().map(|n| self.peer_status(n, now)).collect(),
             fault: self.fault.clone(),
+            problems: self.problems(now),
+            latency_us: LatencyStatus {
+                write: self.write_times.lately(now),
+                flush: self.flush_times.lately(now),
+                local_disk: self.log_times.lately(now),
+            },
         }
     }
 
@@ -127,11 +161,13 @@ impl Node {
             applied: peer.applied,
             lag: self.lag(peer, now),
             round_trip_us: peer.round_trip_us,
+            latency_us: PeerLatencyStatus { wire: peer.wire_times.lately(now), disk: peer.disk_times.lately(now) },
+            progress: self.progress(peer, now),
             why: peer.why.clone(),
         }
     }
 
-    fn peer_state(&self, node: NodeId, peer: &Peer) -> &'static str {
+    pub(super) fn peer_state(&self, node: NodeId, peer: &Peer) -> &'static str {
         match &peer.link {
             Link::Down => "down",
             Link::Dialing => "connecting",

@@ -47,9 +47,69 @@ enum Step {
     Write,
 }
 
+/// What `passive` is to do to follow `hello`, the active, and the verdict in words; or why it cannot be done.
+pub(super) fn verdict(passive: &Hello, hello: &Hello) -> Result<(Plan, String), String> {
+    let (end, applied, active) = (passive.received, passive.applied, &hello.node);
+    let lineage = Lineage::new(passive.lineage.clone());
+    let plan = |fork, resync, text: String| Ok((Plan { fork, resync }, text));
+    let related = lineage.relation(end, &hello.lineage, hello.received) != Relation::Unrelated;
+    // A founder that crashed before its first record is as good as fresh.
+    if lineage.is_fresh() || (!related && end == Lsn(0) && applied == Lsn(0)) {
+        // A fresh replica matches nobody (B3); but zeros are the image at position 0 of a lineage that began with zeros.
+        if passive.zero && hello.zero && hello.log_from <= Lsn(1) && passive.gap.is_none() {
+            let text = format!("this replica is fresh: catching up from the log of {active}, from its first record");
+            return plan(Lsn(0), false, text);
+        }
+        return plan(Lsn(0), true, format!("this replica is fresh: full resync from {active}"));
+    }
+    let fork = match lineage.relation(end, &hello.lineage, hello.received) {
+        Relation::Unrelated => {
+            return Err(format!(
+                "this replica and the one of {active} have no term in common: they were never one. If this one holds \
+                 nothing of worth, create it anew (`understudy create --force`)"
+            ));
+        }
+        Relation::Common { fork } => fork,
+    };
+    let orphans = end.0 - fork.0;
+    if let Some(gap) = &passive.gap {
+        let text = match gap.since > fork {
+            true => format!(
+                "{orphans} record(s) after {} are orphans: rolling back the resync under way, setting them aside, then resync from {active}",
+                fork.0
+            ),
+            false => format!("the resync from {active} goes on, from {}", fork.0),
+        };
+        return plan(fork, true, text);
+    }
+    if applied > fork {
+        let text = format!(
+            "{orphans} record(s) after {} are orphans, and some are applied: setting them aside, then resync from {active}",
+            fork.0
+        );
+        return plan(fork, true, text);
+    }
+    if hello.log_from > fork.next() {
+        let from = hello.log_from.0;
+        let text = format!("the log of {active} begins at {from}, this replica ends at {}: resync", fork.0);
+        return plan(fork, true, text);
+    }
+    let text = match orphans {
+        0 => {
+            let behind = hello.received.0.saturating_sub(fork.0);
+            format!("catching up from the log of {active}, {behind} record(s)")
+        }
+        _ => format!(
+            "{orphans} record(s) after {} are orphans: setting them aside, then catching up from the log of {active}",
+            fork.0
+        ),
+    };
+    plan(fork, false, text)
+}
+
 impl Node {
     pub(super) fn become_target(&mut self, node: NodeId, session: SessionId, hello: &Hello) {
-        let (plan, verdict) = match self.verdict(hello) {
+        let (plan, verdict) = match verdict(&self.my_hello(), hello) {
             Ok(found) => found,
             Err(why) => return self.refuse(node, why),
         };
@@ -62,6 +122,9 @@ impl Node {
             session,
             stage: TargetStage::Preparing(prepare),
             echo_us: 0,
+            frame_at: self.now,
+            disk_us: 0,
+            resync_bytes: None,
             told: (Lsn(0), Lsn(0), Lsn(0), 0, 0),
             accepted: hello.received,
             deferred: VecDeque::new(),
@@ -70,66 +133,6 @@ impl Node {
         self.link_stands(node, Link::Target(Box::new(target)));
         self.may_resume = false;
         self.pledge = None;
-    }
-
-    /// What is to be done to follow this active, and the verdict in words; or why it cannot be done.
-    pub(super) fn verdict(&self, hello: &Hello) -> Result<(Plan, String), String> {
-        let (end, applied, active) = (self.log.end(), self.store.may_hold(), &hello.node);
-        let plan = |fork, resync, text: String| Ok((Plan { fork, resync }, text));
-        let related = self.lineage.relation(end, &hello.lineage, hello.received) != Relation::Unrelated;
-        // A founder that crashed before its first record is as good as fresh.
-        if self.lineage.is_fresh() || (!related && end == Lsn(0) && applied == Lsn(0)) {
-            // A fresh replica matches nobody (B3); but zeros are the image at position 0 of a lineage that began with zeros.
-            if self.zero && hello.zero && hello.log_from <= Lsn(1) && self.gap.is_none() {
-                let text =
-                    format!("this replica is fresh: catching up from the log of {active}, from its first record");
-                return plan(Lsn(0), false, text);
-            }
-            return plan(Lsn(0), true, format!("this replica is fresh: full resync from {active}"));
-        }
-        let fork = match self.lineage.relation(end, &hello.lineage, hello.received) {
-            Relation::Unrelated => {
-                return Err(format!(
-                    "this replica and the one of {active} have no term in common: they were never one. If this one holds \
-                     nothing of worth, create it anew (`understudy create --force`)"
-                ));
-            }
-            Relation::Common { fork } => fork,
-        };
-        let orphans = end.0 - fork.0;
-        if let Some(gap) = &self.gap {
-            let text = match gap.since > fork {
-                true => format!(
-                    "{orphans} record(s) after {} are orphans: rolling back the resync under way, setting them aside, then resync from {active}",
-                    fork.0
-                ),
-                false => format!("the resync from {active} goes on, from {}", fork.0),
-            };
-            return plan(fork, true, text);
-        }
-        if applied > fork {
-            let text = format!(
-                "{orphans} record(s) after {} are orphans, and some are applied: setting them aside, then resync from {active}",
-                fork.0
-            );
-            return plan(fork, true, text);
-        }
-        if hello.log_from > fork.next() {
-            let from = hello.log_from.0;
-            let text = format!("the log of {active} begins at {from}, this replica ends at {}: resync", fork.0);
-            return plan(fork, true, text);
-        }
-        let text = match orphans {
-            0 => {
-                let behind = hello.received.0.saturating_sub(fork.0);
-                format!("catching up from the log of {active}, {behind} record(s)")
-            }
-            _ => format!(
-                "{orphans} record(s) after {} are orphans: setting them aside, then catching up from the log of {active}",
-                fork.0
-            ),
-        };
-        plan(fork, false, text)
     }
 
     /// Whether a passive waits for its own log and store to come to rest.
@@ -276,9 +279,9 @@ impl Node {
     /// The history can be found; now the superblock may say that the gap is open.
     pub(super) fn gap_noted(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
         if let Err(error) = result {
-            self.notice(Notice::StorageFailed { part: "history".into(), errno: error.errno });
-            return self
-                .refuse(node, format!("the history cannot be written (errno {}): make room for it", error.errno));
+            self.part_failed("history", error.errno);
+            let words = super::trouble::errno_words(error.errno);
+            return self.refuse(node, format!("the history cannot be written: {words}. Make room for it"));
         }
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         let Step::Note(gap) = std::mem::replace(&mut prepare.step, Step::Write) else { return };
@@ -295,6 +298,7 @@ impl Node {
 
     /// The gap is durably open: contents may come.
     pub(super) fn gap_is_open(&mut self, node: NodeId, session: SessionId) {
+        self.part_works("history");
         let Some(gap) = &self.gap else { return };
         let applied = self.store.applied();
         let mut extents: Vec<Extent> = gap.changed.extents().chain(gap.saved.extents()).collect();
@@ -327,9 +331,13 @@ impl Node {
         if let Err(why) = self.check_records(&records) {
             return self.close_link(node, why, true);
         }
+        let now = self.now;
         let Some(target) = self.peers[node.0 as usize].target_mut() else { return };
-        target.echo_us = watermarks.clock_us;
-        target.accepted = watermarks.accepted;
+        // A heartbeat may overtake records whose turn has not come (a limited bandwidth): older watermarks take nothing back.
+        if watermarks.clock_us >= target.echo_us {
+            (target.echo_us, target.frame_at) = (watermarks.clock_us, now);
+        }
+        target.accepted = target.accepted.max(watermarks.accepted);
         match &mut target.stage {
             TargetStage::Preparing(_) if records.is_empty() => return,
             TargetStage::Preparing(_) => return self.close_link(node, "records before Ready", true),
@@ -342,7 +350,7 @@ impl Node {
             }
         }
         self.committed = self.committed.max(watermarks.committed);
-        self.flush_to = watermarks.flush_to;
+        self.flush_to = self.flush_to.max(watermarks.flush_to);
         self.poll_target(node);
     }
 
@@ -422,13 +430,17 @@ impl Node {
             streamed: self.log.end(),
             resync_bytes: 0,
             echo_us: 0,
+            held_us: 0,
+            disk_us: 0,
         }
     }
 
     fn target_ack(&mut self, node: NodeId) -> Option<(SessionId, Ack)> {
-        let mut ack = self.idle_ack();
+        let (now, mut ack) = (self.now, self.idle_ack());
         let target = self.peers[node.0 as usize].target_mut()?;
         ack.echo_us = target.echo_us;
+        ack.held_us = now.since_us(target.frame_at);
+        ack.disk_us = target.disk_us;
         match &target.stage {
             TargetStage::Preparing(_) => return None,
             TargetStage::Stream => {}
@@ -466,6 +478,7 @@ impl Node {
         let Some((session, ack)) = self.target_ack(node) else { return };
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
             target.told = (ack.streamed, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
+            target.disk_us = 0;
         }
         self.send(node, session, PeerMsg::Ack(ack));
     }

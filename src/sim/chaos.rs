@@ -72,7 +72,12 @@ impl<B: Brain> World<B> {
                 let repair = self.rng.coin();
                 return self.order_active(Command::Verify { repair });
             }
-            Trouble::Connect => return self.order(node, Command::Connect { peer: name(other.0 as usize) }),
+            Trouble::Connect => {
+                return self.order(
+                    node,
+                    Command::Connect { peer: name(other.0 as usize), dry_run: self.now.is_multiple_of(4) },
+                );
+            }
             Trouble::Disconnect => {
                 let force = self.rng.coin();
                 return self.order(node, Command::Disconnect { peer: name(other.0 as usize), force });

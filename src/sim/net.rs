@@ -42,6 +42,8 @@ struct Frame {
     records: u64,
     /// A bit of it has been turned over.
     garbled: bool,
+    /// It may pass by frames that wait for their turn.
+    overtakes: bool,
 }
 
 impl Frame {
@@ -65,7 +67,7 @@ impl Frame {
             PeerMsg::Append { records, .. } => records.iter().map(|r| r.payload.len() as u64).sum(),
             _ => 0,
         };
-        Ok(Frame { head: encoded.head, payload, records, garbled: false })
+        Ok(Frame { head: encoded.head, payload, records, garbled: false, overtakes: message.overtakes() })
     }
 
     fn message(self) -> Result<PeerMsg, WireError> {
@@ -119,6 +121,8 @@ pub struct Net {
     slow: BTreeMap<(NodeId, NodeId), u64>,
     /// Payloads are packed where that makes them smaller.
     pub compress: bool,
+    /// Everyone limits what they send: reports of positions pass by the rest.
+    pub overtaking: bool,
     /// Frames that were damaged under way and refused.
     pub refused: u64,
 }
@@ -205,7 +209,14 @@ impl Net {
         // A microsecond for each KiB: about a gigabyte a second.
         let at = end.last_at.max(now + 1 + (rng.around(self.delay_us) + bytes / 1024) * slow);
         end.last_at = at;
-        end.queue.push_back(item);
+        let waits = |item: &Item| matches!(item, Item::Frame(f) if !f.overtakes);
+        let place = match &item {
+            Item::Frame(frame) if frame.overtakes && self.overtaking => {
+                end.queue.iter().rposition(|i| !waits(i)).map_or(0, |i| i + 1)
+            }
+            _ => end.queue.len(),
+        };
+        end.queue.insert(place, item);
         Some((at - now, lane))
     }
 

@@ -102,6 +102,8 @@ pub struct Plan {
     pub inspect_per_mille: u64,
     /// At the end a bit is turned over, to be found.
     pub audit: bool,
+    /// What reports positions overtakes what carries data.
+    pub overtaking: bool,
 }
 
 impl Plan {
@@ -149,12 +151,13 @@ impl Plan {
             storm_us: rng.between(2_000_000, 12_000_000),
             audit: rng.per_mille(200),
             inspect_per_mille: rng.pick(&[50, 150, 400]),
+            overtaking: rng.per_mille(300),
         }
     }
 
     /// The configuration of one process of a node.
     pub fn config(&self, me: NodeId, incarnation: u128, boot: u128) -> NodeConfig {
-        let spec = |(i, mode): (usize, &Mode)| NodeSpec { name: name(i), mode: *mode };
+        let spec = |(i, mode): (usize, &Mode)| NodeSpec { name: name(i), mode: *mode, bandwidth: None };
         let volume =
             |(i, blocks): (usize, &u64)| VolumeSpec { name: format!("disk{i}"), size: blocks * self.geometry.block };
         NodeConfig {

@@ -108,6 +108,7 @@ impl<B: Brain> World<B> {
         let nodes = plan.modes.len();
         let mut net = Net::new(plan.net_delay_us);
         net.compress = plan.compress;
+        net.overtaking = plan.overtaking;
         let truth = Truth::new(plan.geometry.clone());
         let mut world = World {
             rng,
