@@ -281,6 +281,9 @@ impl Node {
             // Somebody waits for memory: what is held becomes durable, committed and applied as soon as can be.
             let written = self.log.written();
             self.log.want_durable(written);
+            if self.role() == Role::Active {
+                self.flush_to = self.flush_to.max(written);
+            }
         }
         if let Some((part, op)) = self.log.poll(self.now) {
             self.log_began = self.now;

@@ -305,8 +305,6 @@ impl Node {
         source.resync_acked = pass.acked;
         source.streamed = base;
         source.feed = Feed::Stream { next: base.next(), reading: false };
-        source.in_flight.clear();
-        source.in_flight_bytes = 0;
         source.until = until;
         self.send(node, session, PeerMsg::ResyncEnd { base, until });
     }

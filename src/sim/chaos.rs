@@ -68,7 +68,10 @@ impl<B: Brain> World<B> {
                 return self.order(node, Command::Demote { force });
             }
             Trouble::Switchover => return self.order_active(Command::Switchover { to: name(other.0 as usize) }),
-            Trouble::Verify => return self.order_active(Command::Verify { repair: false }),
+            Trouble::Verify => {
+                let repair = self.rng.coin();
+                return self.order_active(Command::Verify { repair });
+            }
             Trouble::Connect => {
                 return self.order(
                     node,
@@ -136,6 +139,7 @@ impl<B: Brain> World<B> {
         }
         slot.frozen = Some(Vec::new());
         slot.isolation.note(0, true);
+        slot.stall.note(0, true);
         let length = self.rng.around(1_500_000);
         self.later(length, Happening::Thaw { node });
     }
@@ -179,11 +183,17 @@ impl<B: Brain> World<B> {
         slot.reported = None;
         slot.held_at = None;
         slot.isolation.note(0, true);
+        slot.stall.note(0, true);
+        slot.suspended = false;
+        let resyncing = std::mem::take(&mut slot.resyncing);
         if power {
             slot.boot = boot;
         }
         if power || !was_active {
             self.durability.forgot(node);
+        }
+        if resyncing {
+            self.counts.one("processes ended in mid-resync");
         }
         self.orders.forget(node);
         self.release_held();

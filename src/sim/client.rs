@@ -209,7 +209,7 @@ impl Client {
         let took_us = (!request.abandoned).then_some(now - request.asked_at);
         let reply = match result {
             Ok(reply) => reply,
-            Err(ClientError::NotActive) => return Ok(Promise::default()),
+            Err(ClientError::NotActive) if request.abandoned => return Ok(Promise::default()),
             Err(ClientError::Io(_)) if may_fail => return Ok(Promise::default()),
             Err(error) => return Err(format!("{id:?} ({:?}) failed: {error}", request.what)),
         };
@@ -386,6 +386,11 @@ mod tests {
         assert!(client.completed(ReqId(1), 0, &Ok(Reply::Done), false, &truth).is_err(), "answered twice");
         write(&mut client, 2, 20, true);
         assert!(client.completed(ReqId(2), 0, &Err(ClientError::Io(5)), false, &truth).is_err());
+        write(&mut client, 3, 30, true);
+        assert!(
+            client.completed(ReqId(3), 0, &Err(ClientError::NotActive), false, &truth).is_err(),
+            "C6: nobody was told"
+        );
         assert!(client.accepted(Lsn(5), &mut truth).is_err(), "more than was asked for");
     }
 

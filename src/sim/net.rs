@@ -38,6 +38,8 @@ impl Item {
 struct Frame {
     head: Vec<u8>,
     payload: Payload,
+    /// Bytes of records in it.
+    records: u64,
     /// A bit of it has been turned over.
     garbled: bool,
     /// It may pass by frames that wait for their turn.
@@ -61,7 +63,11 @@ impl Frame {
                 joined.freeze()
             }
         };
-        Ok(Frame { head: encoded.head, payload, garbled: false, overtakes: message.overtakes() })
+        let records = match message {
+            PeerMsg::Append { records, .. } => records.iter().map(|r| r.payload.len() as u64).sum(),
+            _ => 0,
+        };
+        Ok(Frame { head: encoded.head, payload, records, garbled: false, overtakes: message.overtakes() })
     }
 
     fn message(self) -> Result<PeerMsg, WireError> {
@@ -230,6 +236,14 @@ impl Net {
         let Some(mine) = self.lane(node, session) else { return Ok(None) };
         let theirs = Lane { end: 1 - mine.end, ..mine };
         Ok(self.push(now, theirs, Item::Frame(frame), rng))
+    }
+
+    /// Bytes of records that a node has sent on a session and that have not arrived.
+    pub fn unheard(&self, node: NodeId, session: SessionId) -> u64 {
+        let Some(mine) = self.lane(node, session) else { return 0 };
+        let Some(ends) = self.connections.get(&mine.connection) else { return 0 };
+        let records = |item: &Item| if let Item::Frame(frame) = item { frame.records } else { 0 };
+        ends[1 - mine.end].queue.iter().map(records).sum()
     }
 
     /// Turns over a bit in a frame that is under way between two nodes, if there is one.

@@ -6,7 +6,7 @@ use std::fmt;
 
 /// What some seeds of any thousand come to, beside each kind of trouble. One that stays at zero means that the simulator
 /// never got there, and proves nothing about it.
-const EXPECTED: [&str; 34] = [
+const EXPECTED: [&str; 35] = [
     "I/O errors",
     "damaged frames refused",
     "deadlocks resolved by force",
@@ -30,6 +30,7 @@ const EXPECTED: [&str; 34] = [
     "notice VerifyDiffers",
     "notice VerifyFinished",
     "orphaned blocks found in a salvage",
+    "processes ended in mid-resync",
     "promotions checked",
     "recoveries cut short",
     "refused Behind",

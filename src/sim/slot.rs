@@ -26,6 +26,12 @@ pub struct Slot<B> {
     pub client: Option<Client>,
     pub order: Order,
     pub isolation: Isolation,
+    /// The same for requests that may wait for peers, each of which may hold them up for `stall_ms`.
+    pub stall: Isolation,
+    /// It has said that it is suspended.
+    pub suspended: bool,
+    /// A resync of it has begun and not ended.
+    pub resyncing: bool,
     /// Members in sync by its own charter, after its latest step.
     pub members: Vec<NodeId>,
     /// What `members` was made of: generation, version and members of the charter, and the number of processes so far.

@@ -15,7 +15,7 @@ use super::rng::Rng;
 use super::slot::Slot;
 use super::truth::{Pos, Truth};
 use crate::core::notice::Notice;
-use crate::core::{Action, Event, Lsn, NodeId, Part, PeerMsg, ReqId, TermId, VolumeId};
+use crate::core::{Action, Event, Lsn, NodeId, OnStall, Part, PeerMsg, ReqId, TermId, VolumeId};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
@@ -170,6 +170,9 @@ impl<B: Brain> World<B> {
             client: None,
             order: Default::default(),
             isolation: Default::default(),
+            stall: Default::default(),
+            suspended: false,
+            resyncing: false,
             members: Vec::new(),
             seen_charter: None,
             held_at: None,
@@ -448,6 +451,11 @@ impl<B: Brain> World<B> {
             records::check(brain.lineage(), records, &self.truth)?;
             records::check_order(records)?;
             self.counts.records_sent += records.len() as u64;
+            let unheard = self.net.unheard(node, session);
+            if !records.is_empty() && unheard >= self.plan.window {
+                let detail = format!("{node:?} sends on {session:?}, where {unheard} bytes are under way");
+                return Err(broken("F1 window", detail));
+            }
             let last = records.last().map_or(0, |r| r.lsn.0);
             self.mix(last);
         }
@@ -479,6 +487,14 @@ impl<B: Brain> World<B> {
         let kind = format!("{notice:?}");
         let kind = kind.split([' ', '{', '(']).next().unwrap_or_default();
         self.counts.one(&format!("notice {kind}"));
+        let slot = self.slot(node);
+        match notice {
+            Notice::Suspended { .. } => slot.suspended = true,
+            Notice::Resumed | Notice::TermOpened { .. } => slot.suspended = false,
+            Notice::ResyncStarted { .. } => slot.resyncing = slot.client.as_ref().is_none_or(|c| !c.live),
+            Notice::ResyncFinished { .. } | Notice::PeerLost { .. } => slot.resyncing = false,
+            _ => {}
+        }
         self.say(|| format!("{} == {notice:?}", name(node.0 as usize)));
     }
 
@@ -593,6 +609,12 @@ impl<B: Brain> World<B> {
         self.counts.answered += 1;
         if let Some(took) = promise.took_us {
             slot.isolation.check(now, node, took, self.plan.patience_us())?;
+            slot.stall.check(now, node, took, self.plan.stalls_us())?;
+        }
+        let changed = promise.done.is_some() || promise.durable.is_some();
+        if changed && slot.brain.as_ref().is_some_and(|b| b.charter().in_sync.len() < 2) && self.plan.keeps_two(node) {
+            let detail = format!("{node:?} told a client that {req:?} is done, and nobody else is in sync");
+            return Err(broken("10 suspension", detail));
         }
         if slot.unaware {
             return Ok(());
@@ -658,8 +680,11 @@ impl<B: Brain> World<B> {
         slot.order.check(node, marks, serving)?;
         let others_async = slot.members.iter().all(|m| *m == node) && all_async(&self.plan, node);
         slot.isolation.note(now, serving.is_none() || !others_async || slot.impaired || storm_of_io);
+        let may_hang = self.plan.on_stall == OnStall::Suspend || slot.suspended;
+        slot.stall.note(now, serving.is_none() || may_hang || slot.impaired || storm_of_io);
         if let Some(oldest) = client.and_then(Client::oldest) {
             slot.isolation.check(now, node, now - oldest, self.plan.patience_us())?;
+            slot.stall.check(now, node, now - oldest, self.plan.stalls_us())?;
         }
         if serving.is_some() && !slot.unaware { self.check_applied(node) } else { Ok(()) }
     }
