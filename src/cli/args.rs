@@ -100,12 +100,25 @@ Examples:
         to: String,
     },
     /// Link this node with a peer again, after `disconnect`
-    #[command(after_help = "Example:\n  understudy connect data.toml beta --node alpha")]
+    ///
+    /// With --dry-run nothing is linked: the peer is asked, and it is said which of the two would follow the other, whether from the
+    /// log or by a resync, how much would be sent, and which records would be set aside. Exit code 1 if the link would be refused, or
+    /// if the peer cannot be asked and nothing is known of it.
+    #[command(after_help = "\
+Examples:
+  understudy connect data.toml beta --node alpha --dry-run
+  understudy connect data.toml beta --node alpha")]
     Connect {
         #[command(flatten)]
         target: Target,
         /// The node to link with
         peer: String,
+        /// Only say what it would do
+        #[arg(long)]
+        dry_run: bool,
+        /// Print the forecast as JSON, one object in one line
+        #[arg(long, requires = "dry_run")]
+        json: bool,
     },
     /// Cut the link between this node and a peer, until `connect`
     ///
@@ -146,14 +159,33 @@ Examples:
     },
     /// Compare this node's data with every connected passive, while both go on
     ///
-    /// To be run on the active node. Exit code 0 means that the comparison was done; what differs is in its answer and in the events.
-    #[command(after_help = "Example:\n  understudy verify data.toml --node alpha --repair")]
+    /// To be run on the active node. Says which ranges differ, and which peers were not compared and why. Exit code 0 if all that was
+    /// compared is the same now; 1 if something differs and was not repaired, or a comparison did not come to its end.
+    #[command(after_help = "\
+Examples:
+  understudy verify data.toml --node alpha --repair
+  understudy verify data.toml --node alpha --json | jq '.peers[].ranges[]'")]
     Verify {
         #[command(flatten)]
         target: Target,
         /// Send the active's content of what differs to the passive
         #[arg(long)]
         repair: bool,
+        /// Print JSON, one object in one line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what this node's log holds: records, terms, room, and which peers it reaches back to
+    ///
+    /// The log is a ring. Its oldest records go when room is wanted and the store has them; a peer that was further behind by then gets
+    /// the blocks that changed instead (a resync).
+    #[command(after_help = "Example:\n  understudy log data.toml --node alpha")]
+    Log {
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON, one object in one line
+        #[arg(long)]
+        json: bool,
     },
     /// Look at orphaned writes: what a node wrote that its resource went on without
     ///

@@ -1,7 +1,7 @@
 //! What each command does.
 
 use super::args::{Cli, Command, Target};
-use super::{Look, daemon_calls, events, in_words, salvage, status};
+use super::{Look, daemon_calls, events, forecast, in_words, log, salvage, status, verify};
 use crate::config::{self, Config, Settings};
 use crate::control::{Client, ControlError};
 use crate::core::{Command as CoreCommand, Mode};
@@ -21,15 +21,28 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
         Command::Promote { target, force, off } => tell(&target, CoreCommand::Promote { force, off }, out),
         Command::Demote { target, force } => tell(&target, CoreCommand::Demote { force }, out),
         Command::Switchover { target, to } => tell(&target, CoreCommand::Switchover { to }, out),
-        Command::Connect { target, peer } => tell(&target, CoreCommand::Connect { peer }, out),
+        Command::Connect { target, peer, dry_run: false, .. } => {
+            tell(&target, CoreCommand::Connect { peer, dry_run: false }, out)
+        }
+        Command::Connect { target, peer, dry_run: true, json } => {
+            let forecast = ask(&target, CoreCommand::Connect { peer, dry_run: true })?;
+            forecast::show(&forecast, json, out)
+        }
         Command::Disconnect { target, peer, force } => tell(&target, CoreCommand::Disconnect { peer, force }, out),
-        Command::Verify { target, repair } => tell(&target, CoreCommand::Verify { repair }, out),
+        Command::Verify { target, repair, json } => {
+            verify::show(&ask(&target, CoreCommand::Verify { repair })?, json, out)
+        }
         Command::Status { target, json, watch: true } => watch(&target, json, out, look),
         Command::Status { target, json, watch: false } => {
             let status = Node::find(&target)?.connect()?.status()?;
             show_status(&status, json, out, look)
         }
         Command::Events { target, json } => follow(&target, json, out),
+        Command::Log { target, json } => {
+            let report = ask(&target, CoreCommand::Log)?;
+            let text = if json { format!("{report}\n") } else { log::render(&report) };
+            Ok(out.write_all(text.as_bytes())?)
+        }
         Command::Salvage { what } => salvage::execute(what, out),
         Command::Stop { target } => {
             let text = Node::find(&target)?.connect()?.stop()?;
@@ -75,9 +88,21 @@ impl<'a> Node<'a> {
     }
 }
 
+fn ask(target: &Target, command: CoreCommand) -> anyhow::Result<Value> {
+    Ok(Node::find(target)?.connect()?.command(&command)?)
+}
+
 fn tell(target: &Target, command: CoreCommand, out: &mut dyn Write) -> anyhow::Result<()> {
-    let text = Node::find(target)?.connect()?.command(&command)?;
+    let text = in_words_of(ask(target, command)?);
     Ok(writeln!(out, "{text}")?)
+}
+
+/// A sentence as it is; whatever else a daemon of another version may answer, as JSON.
+fn in_words_of(answer: Value) -> String {
+    match answer {
+        Value::String(text) => status::plain(&text),
+        other => other.to_string(),
+    }
 }
 
 fn show_status(status: &Value, json: bool, out: &mut dyn Write, look: Look) -> anyhow::Result<()> {

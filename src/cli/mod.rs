@@ -7,9 +7,12 @@ mod args;
 mod commands;
 mod daemon_calls;
 pub(crate) mod events;
+mod forecast;
+mod log;
 mod salvage;
 mod status;
 mod table;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -21,6 +24,7 @@ use std::process::ExitCode;
 pub use args::Cli;
 pub use commands::execute;
 pub use status::render as render_status;
+pub use verify::render as render_verify;
 
 /// What the output may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -19,6 +19,11 @@ pub fn render(status: &Value, colours: bool) -> String {
         text.push('\n');
         text.push_str(&layout(&peers, colours));
     }
+    for problem in list(&status["problems"]).iter().filter(|p| p.is_object()) {
+        let part = paint(&word(&problem["part"]), Some(Colour::Bad), colours);
+        let since = problem["since_s"].as_f64().map_or(String::new(), |s| format!(" (for {})", duration(s)));
+        text.push_str(&format!("{part}: {}{since}. To do: {}\n", word(&problem["what"]), word(&problem["remedy"])));
+    }
     for (peer, why) in reasons(status) {
         text.push_str(&format!("{peer}: {why}\n"));
     }
@@ -43,7 +48,7 @@ pub fn plain(text: &str) -> String {
     harmless
 }
 
-fn word(value: &Value) -> String {
+pub(super) fn word(value: &Value) -> String {
     match value {
         Value::String(text) => plain(text),
         Value::Number(number) => number.to_string(),
@@ -52,11 +57,11 @@ fn word(value: &Value) -> String {
     }
 }
 
-fn size(value: &Value) -> String {
+pub(super) fn size(value: &Value) -> String {
     value.as_u64().map_or(NONE.to_owned(), show_size)
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
@@ -83,7 +88,8 @@ fn heading(status: &Value, colours: bool) -> String {
         text.push_str(&format!(", term {} ({id})", word(&term["number"])));
     }
     text.push('\n');
-    if let Value::String(fault) = &status["fault"] {
+    // The problems tell of it, with the remedy; an older daemon has none.
+    if let (Value::String(fault), true) = (&status["fault"], list(&status["problems"]).is_empty()) {
         text.push_str(&format!("{}\n", paint(&plain(fault), Some(Colour::Bad), colours)));
     }
     if let Value::String(why) = &status["image"]["why"] {
@@ -157,7 +163,7 @@ fn peers(status: &Value) -> Vec<Vec<Cell>> {
             Cell::number(word(&peer["durable"])),
             Cell::number(word(&peer["applied"])),
             Cell::number(round_trip(peer)),
-            Cell::from(if passive { NONE.to_owned() } else { behind(peer) }),
+            Cell::from(if passive && !peer["progress"].is_object() { NONE.to_owned() } else { behind(peer) }),
         ]);
     }
     rows
@@ -173,9 +179,8 @@ fn round_trip(peer: &Value) -> String {
 }
 
 fn behind(peer: &Value) -> String {
-    let resync = &peer["resync"];
-    if resync.is_object() {
-        return progress(resync);
+    if peer["progress"].is_object() {
+        return progress(&peer["progress"]);
     }
     let lag = &peer["lag"];
     let (Some(writes), bytes) = (lag["writes"].as_u64(), lag["bytes"].as_u64()) else { return NONE.to_owned() };
@@ -186,19 +191,21 @@ fn behind(peer: &Value) -> String {
     format!("{writes} writes, {}, {seconds}", size(&lag["bytes"]))
 }
 
-/// A bar with a truthful end: full only when all is done.
-fn progress(resync: &Value) -> String {
+/// A bar with a truthful end: full only when all is done. Where the total is not known yet there is none.
+fn progress(progress: &Value) -> String {
     const WIDTH: u64 = 20;
-    let (total, done) = (resync["total_bytes"].as_u64().unwrap_or(0), resync["done_bytes"].as_u64().unwrap_or(0));
+    let done = progress["done_bytes"].as_u64().unwrap_or(0);
+    let rate = progress["bytes_per_s"].as_u64().map_or(String::new(), |r| format!(", {}/s", show_size(r)));
+    let left = progress["left_s"].as_f64().map_or(String::new(), |s| format!(", {} left", duration(s)));
+    let Some(total) = progress["total_bytes"].as_u64() else { return format!("{} done{rate}", show_size(done)) };
     let done = done.min(total);
     let parts = |of: u64| if total == 0 { 0 } else { (u128::from(done) * u128::from(of) / u128::from(total)) as usize };
     let bar = format!("{:-<width$}", "#".repeat(parts(WIDTH)), width = WIDTH as usize);
-    let left = resync["eta_s"].as_f64().map_or(String::new(), |s| format!(", {} left", duration(s)));
-    format!("[{bar}] {} % of {}{left}", parts(100), show_size(total))
+    format!("[{bar}] {} % of {}{rate}{left}", parts(100), show_size(total))
 }
 
 /// Seconds for people.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     // Saturates, also for what is no number; a time left that long means "not in sight" anyway.
     let s = seconds.ceil().max(0.0) as u64;
     match s {
@@ -215,22 +222,27 @@ fn reasons(status: &Value) -> Vec<(String, String)> {
 
 /// One row for each thing measured, one column for each percentile.
 fn latency(status: &Value) -> Vec<Vec<Cell>> {
-    let Some(measured) = status["latency_us"].as_object() else { return Vec::new() };
-    let mut columns: Vec<&str> = Vec::new();
-    for value in measured.values().filter_map(Value::as_object) {
-        for name in value.keys().filter(|n| !columns.contains(&n.as_str())).collect::<Vec<_>>() {
-            columns.push(name);
-        }
+    let names = [("write", "write"), ("flush", "flush"), ("local_disk", "local disk")];
+    let mut measured: Vec<(String, &Value)> = Vec::new();
+    if let Value::Object(own) = &status["latency_us"] {
+        let shown = |key: &str| names.iter().find(|(k, _)| *k == key).map_or(plain(key), |(_, name)| name.to_string());
+        let rank = |key: &str| names.iter().position(|(k, _)| *k == key).unwrap_or(names.len());
+        let mut own: Vec<_> = own.iter().collect();
+        own.sort_by_key(|(key, _)| rank(key));
+        measured.extend(own.into_iter().map(|(key, value)| (shown(key), value)));
     }
-    let title = |c: &&str| Cell { right: true, ..Cell::coloured(plain(c), Some(Colour::Head)) };
+    for peer in list(&status["peers"]) {
+        let name = word(&peer["name"]);
+        measured.push((format!("wire to {name}"), &peer["latency_us"]["wire"]));
+        measured.push((format!("disk of {name}"), &peer["latency_us"]["disk"]));
+    }
+    let columns = ["p50", "p95", "p99", "max", "count"];
+    let title = |c: &&str| Cell { right: true, ..Cell::coloured(c.to_uppercase(), Some(Colour::Head)) };
     let mut rows = vec![head(&["LATENCY (us)"])];
     rows[0].extend(columns.iter().map(title));
-    for (name, value) in measured {
-        let mut row = vec![Cell::from(plain(name))];
-        match value {
-            Value::Object(_) => row.extend(columns.iter().map(|c| Cell::number(word(&value[*c])))),
-            other => row.push(Cell::number(word(other))),
-        }
+    for (name, value) in measured.into_iter().filter(|(_, value)| value.is_object()) {
+        let mut row = vec![Cell::from(name)];
+        row.extend(columns.iter().map(|c| Cell::number(word(&value[*c]))));
         rows.push(row);
     }
     rows

@@ -89,14 +89,16 @@ fn sample_status() -> Value {
         "log": { "size": 256 << 20, "used": 12 << 20, "from": 501 }, "memory": { "used": 4096, "limit": 128 << 20 },
         "peers": [
             { "name": "beta", "state": "in_sync", "mode": "sync", "received": 900, "durable": 880, "applied": 500, "round_trip_us": 182,
-              "lag": { "writes": 0, "bytes": 0, "seconds": 0.0 }, "resync": null, "why": null },
+              "lag": { "writes": 0, "bytes": 0, "seconds": 0.0 }, "progress": null, "why": null,
+              "latency_us": { "wire": { "p50": 30, "p95": 60, "p99": 90, "max": 95, "count": 7 }, "disk": null } },
             { "name": "offsite", "state": "async", "mode": "async", "received": 700, "durable": 700, "applied": 700, "round_trip_us": 31_400,
-              "lag": { "writes": 200, "bytes": 819200, "seconds": 1.25 }, "resync": null, "why": null },
+              "lag": { "writes": 200, "bytes": 819200, "seconds": 1.25 }, "progress": null, "why": null },
             { "name": "gamma", "state": "resyncing", "mode": "sync", "received": 0, "durable": 0, "applied": 0, "lag": null,
-              "resync": { "total_bytes": 1u64 << 30, "done_bytes": (1u64 << 30) - 1, "eta_s": 61.2 }, "why": null },
+              "progress": { "what": "resync", "total_bytes": 1u64 << 30, "done_bytes": (1u64 << 30) - 1, "bytes_per_s": 12 << 20, "left_s": 61.2 }, "why": null },
             { "name": "delta", "state": "refused", "mode": "sync", "why": "its volume disk0 has 2 GiB, ours 1 GiB" }
         ],
-        "latency_us": { "disk": { "p50": 60, "p99": 400 }, "wire": { "p50": 30, "p99": 90 } }
+        "problems": [{ "part": "store", "what": "cannot be written: no space left on device (errno 28)", "remedy": "make room", "since_s": 61.0 }],
+        "latency_us": { "flush": null, "local_disk": { "p50": 60, "p95": 200, "p99": 400, "max": 900, "count": 12 } }
     })
 }
 
@@ -113,13 +115,14 @@ memory     4 KiB of 128 MiB used
 PEER     STATE      MODE   RECEIVED  DURABLE  APPLIED  ROUND TRIP  BEHIND BY
 beta     in_sync    sync        900      880      500      182 us  nothing
 offsite  async      async       700      700      700       31 ms  200 writes, 800 KiB, 1.2 s
-gamma    resyncing  sync          0        0        0           -  [###################-] 99 % of 1 GiB, 1 min 2 s left
+gamma    resyncing  sync          0        0        0           -  [###################-] 99 % of 1 GiB, 12 MiB/s, 1 min 2 s left
 delta    refused    sync          -        -        -           -  -
+store: cannot be written: no space left on device (errno 28) (for 1 min 1 s). To do: make room
 delta: its volume disk0 has 2 GiB, ours 1 GiB
 
-LATENCY (us)  p50  p99
-disk           60  400
-wire           30   90
+LATENCY (us)  P50  P95  P99  MAX  COUNT
+local disk     60  200  400  900     12
+wire to beta   30   60   90   95      7
 ";
     assert_eq!(render_status(&sample_status(), false), expected);
     let coloured = render_status(&sample_status(), true);
@@ -130,9 +133,13 @@ wire           30   90
 /// What the core gives, field by field, as the page shows it; `docs/status.md` documents each.
 #[test]
 fn the_page_and_the_documentation_know_every_field_of_the_status() {
+    use crate::core::latency::Latency;
+    use crate::core::progress::{Progress, What};
     use crate::core::status::*;
+    use crate::core::trouble::Problem;
     use crate::core::{Lsn, Mode, Role};
     let lsn = Lsn;
+    let latency = Latency { p50: 1, p95: 2, p99: 3, max: 4, count: 5 };
     let status = Status {
         resource: "data".into(),
         node: "beta".into(),
@@ -161,10 +168,25 @@ fn the_page_and_the_documentation_know_every_field_of_the_status() {
             applied: lsn(1),
             lag: Lag::default(),
             round_trip_us: 0,
+            latency_us: PeerLatencyStatus { wire: Some(latency), disk: Some(latency) },
+            progress: Some(Progress {
+                what: What::Resync,
+                done_bytes: 1 << 20,
+                total_bytes: Some(4 << 20),
+                bytes_per_s: Some(1 << 20),
+                left_s: Some(3.0),
+            }),
             why: Some("no word for 2 s".into()),
         }],
-        fault: Some("log: errno 5".into()),
+        fault: Some("log: input/output error (errno 5)".into()),
         image: ImageStatus { valid: false, rollback: None, why: Some("it is overwritten in place") },
+        problems: vec![Problem {
+            part: "log".into(),
+            what: "failed for good".into(),
+            remedy: "replace it".into(),
+            since_s: Some(2.0),
+        }],
+        latency_us: LatencyStatus { write: Some(latency), flush: Some(latency), local_disk: Some(latency) },
     };
     let mut value = serde_json::to_value(status).unwrap();
     value["clients"] = 2.into();
@@ -172,7 +194,6 @@ fn the_page_and_the_documentation_know_every_field_of_the_status() {
     let page = render_status(&value, false);
     let expected = "\
 data on beta: passive, faulted, term 3 (1a2b3c4d)
-log: errno 5
 no valid image: it is overwritten in place
 active     alpha
 in sync    alpha
@@ -184,14 +205,27 @@ clients    2
 buffered   /a/log
 
 PEER   STATE  MODE  RECEIVED  DURABLE  APPLIED  ROUND TRIP  BEHIND BY
-alpha  down   sync         3        2        1           -  -
+alpha  down   sync         3        2        1           -  [#####---------------] 25 % of 4 MiB, 1 MiB/s, 3 s left
+log: failed for good (for 2 s). To do: replace it
 alpha: no word for 2 s
+
+LATENCY (us)   P50  P95  P99  MAX  COUNT
+write            1    2    3    4      5
+flush            1    2    3    4      5
+local disk       1    2    3    4      5
+wire to alpha    1    2    3    4      5
+disk of alpha    1    2    3    4      5
 ";
     assert_eq!(page, expected);
     let mut fields = Vec::new();
     field_names(&value, "", &mut fields);
     assert!(fields.len() > 30, "{fields:?}");
-    let missing: Vec<_> = fields.iter().filter(|f| !DOCS_STATUS.contains(&format!("| `{f}` |"))).collect();
+    // Of a latency the whole is documented, not each percentile of each.
+    let whole = |f: &String| match f.rsplit_once('.') {
+        Some((of, "p50" | "p95" | "p99" | "max" | "count")) => of.to_owned(),
+        _ => f.clone(),
+    };
+    let missing: Vec<_> = fields.iter().map(whole).filter(|f| !DOCS_STATUS.contains(&format!("| `{f}` |"))).collect();
     assert!(missing.is_empty(), "docs/status.md does not tell of {missing:?}");
 }
 
@@ -245,7 +279,7 @@ fn a_status_page_survives_whatever_it_is_given() {
         "latency_us": { "x": 3, "y": { "p50": "\u{1b}" } } });
     let text = render_status(&hostile, false);
     assert!(!text.contains(['\x1b', '\x07']), "{text}");
-    let huge = json!({ "peers": [{ "resync": { "total_bytes": u64::MAX, "done_bytes": u64::MAX, "eta_s": 1e300 } }, { "resync": {} }] });
+    let huge = json!({ "peers": [{ "progress": { "total_bytes": u64::MAX, "done_bytes": u64::MAX, "left_s": 1e300 } }, { "progress": {} }] });
     assert!(render_status(&huge, false).contains("[####################] 100 %"));
 }
 
@@ -259,7 +293,7 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<f64>().prop_map(Value::from),
         any::<String>().prop_map(Value::from),
     ];
-    let key = "(peers|lag|resync|log|memory|term|watermarks|volumes|latency_us|in_sync|name|size|used|bytes|writes|seconds|eta_s|total_bytes|done_bytes|why|p50)";
+    let key = "(peers|lag|progress|problems|log|memory|term|watermarks|volumes|latency_us|in_sync|name|size|used|bytes|writes|seconds|left_s|since_s|bytes_per_s|wire|disk|write|total_bytes|done_bytes|why|p50)";
     leaf.prop_recursive(5, 64, 8, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
@@ -279,10 +313,14 @@ proptest! {
 struct Fake(Arc<Mutex<Vec<CoreCommand>>>);
 
 impl Backend for Fake {
-    fn command(&self, command: CoreCommand) -> Result<String, String> {
+    fn command(&self, command: CoreCommand) -> Result<Value, String> {
         self.0.lock().unwrap().push(command.clone());
         match command {
             CoreCommand::Demote { .. } => Err("beta is not in sync".into()),
+            CoreCommand::Verify { .. } => {
+                Ok(json!({ "equal": true, "peers": [{ "peer": "beta", "differing_bytes": 0 }], "not_compared": [] }))
+            }
+            CoreCommand::Log => Ok(json!({ "node": "alpha", "from": 1, "to": 0 })),
             _ => Ok("alpha is active in term 4".into()),
         }
     }
@@ -334,6 +372,10 @@ fn commands_reach_the_daemon_through_the_file() {
     assert_eq!((result.unwrap_err().to_string().as_str(), out.as_str()), ("beta is not in sync", ""));
     let (_, out) = run(&file, "status", "--node alpha");
     assert_eq!(out, render_status(&sample_status(), false));
+    let (result, out) = run(&file, "verify", "--node alpha");
+    assert!(result.is_ok());
+    assert_eq!(out, "beta: equal\n");
+    assert!(run(&file, "log", "--node alpha").1.starts_with("log of alpha\n"));
     let (_, out) = run(&file, "status", "--node alpha --json");
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), sample_status());
     let (result, out) = run(&file, "events", "--node alpha");
@@ -345,7 +387,7 @@ fn commands_reach_the_daemon_through_the_file() {
 #[test]
 fn a_daemon_that_is_not_there_is_said_with_the_command_that_starts_it() {
     let (_dir, file) = resource();
-    for command in ["status", "promote", "demote", "events", "verify", "stop"] {
+    for command in ["status", "promote", "demote", "events", "verify", "log", "stop"] {
         let message = run(&file, command, "--node alpha").0.unwrap_err().to_string();
         assert!(message.contains("alpha is not running on this host"), "{message}");
         assert!(message.ends_with(&format!("`understudy run {} --node alpha`", file.display())), "{message}");
@@ -387,7 +429,7 @@ fn watching_ends_quietly_when_its_reader_is_gone() {
     let (dir, file) = resource();
     let _server = Server::start(&dir.path().join("alpha/control.sock"), Fake::default()).unwrap();
     let cli = |c: &str| Cli::try_parse_from(["understudy", c, file.to_str().unwrap(), "--node", "alpha"]).unwrap();
-    for command in ["status", "events", "verify"] {
+    for command in ["status", "events", "verify", "log"] {
         assert!(reader_is_gone(&execute(cli(command), &mut Closed, Look::default()).unwrap_err()), "{command}");
     }
     let watch =

@@ -73,6 +73,10 @@ pub enum Problem {
     BadBlockSize,
     #[error("{0}")]
     BadSize(SizeError),
+    #[error(
+        "is not a rate: write a size a second, such as \"10MiB/s\" (bits are not counted: 100 Mbit/s are \"12MB/s\"), or \"none\""
+    )]
+    BadRate,
     #[error("is not a multiple of 4096 bytes; the nearest below is {below}, the nearest above {above}")]
     NotAligned { below: u64, above: u64 },
     #[error("is out of range: it must be from {least} to {most}")]

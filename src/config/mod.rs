@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub use address::NbdListen;
 pub use error::{ConfigError, Problem};
 pub use parse::parse;
-pub use settings::{Settings, host_name};
+pub use settings::{PeerSettings, Settings, host_name};
 pub use size::{SizeError, parse_size, show_size};
 
 /// Where a bare name is looked for, as `NAME.toml`.
@@ -87,6 +87,10 @@ pub struct Node {
     pub nbd: Vec<NbdListen>,
     /// The control socket.
     pub control: PathBuf,
+    /// What is sent to it is packed.
+    pub compress: bool,
+    /// Bytes a second that are sent to it at most.
+    pub bandwidth: Option<u64>,
 }
 
 /// The file that an argument of the command line means: itself, or for a bare name (no slash, no `.toml`)

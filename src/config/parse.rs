@@ -36,13 +36,16 @@ const WINDOW: RangeInclusive<u64> = MIB..=16 * GIB;
 /// Ten milliseconds of a 25 Gbit/s link, or a quarter of a second of a gigabit one.
 const WINDOW_DEFAULT: u64 = 32 * MIB;
 
+/// Below this a heartbeat behind one record would be late.
+const BANDWIDTH: RangeInclusive<u64> = 128 * KIB..=TIB;
+
 const STALL_MS: RangeInclusive<u64> = 10..=3_600_000;
 const HEARTBEAT_MS: RangeInclusive<u64> = 10..=60_000;
 const FLUSH_MS: RangeInclusive<u64> = 1..=60_000;
 const APPLY_MS: RangeInclusive<u64> = 1..=600_000;
 
 const TOP_FIELDS: [&str; 3] = ["resource", "volume", "node"];
-const RESOURCE_FIELDS: [&str; 13] = [
+const RESOURCE_FIELDS: [&str; 15] = [
     "name",
     "mode",
     "stall_ms",
@@ -56,9 +59,23 @@ const RESOURCE_FIELDS: [&str; 13] = [
     "apply_ms",
     "allow_invalid",
     "insecure",
+    "compress",
+    "bandwidth",
 ];
-const NODE_FIELDS: [&str; 10] =
-    ["mode", "address", "dir", "log", "log_size", "history_size", "store", "nbd", "control", "insecure"];
+const NODE_FIELDS: [&str; 12] = [
+    "mode",
+    "address",
+    "dir",
+    "log",
+    "log_size",
+    "history_size",
+    "store",
+    "nbd",
+    "control",
+    "insecure",
+    "compress",
+    "bandwidth",
+];
 
 /// Validates the text of a file. `file` is only for messages; nothing is read.
 pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
@@ -76,6 +93,8 @@ pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
     let defaults = NodeDefaults {
         mode: mode(&resource_table)?.unwrap_or(Mode::Sync),
         insecure: flag(&resource_table, "insecure")?,
+        compress: compress(&resource_table)?.unwrap_or(false),
+        bandwidth: bandwidth(&resource_table)?.unwrap_or(None),
         volumes: &volumes,
     };
     let nodes = nodes(file, &root, &defaults)?;
@@ -92,6 +111,15 @@ fn flag(table: &Table<'_>, key: &str) -> Result<bool, ConfigError> {
 
 fn mode(table: &Table<'_>) -> Result<Option<Mode>, ConfigError> {
     table.get("mode").map(|v| v.choice(&["sync", "async"], &[Mode::Sync, Mode::Async])).transpose()
+}
+
+fn compress(table: &Table<'_>) -> Result<Option<bool>, ConfigError> {
+    table.get("compress").map(|v| v.choice(&["lz4", "none"], &[true, false])).transpose()
+}
+
+/// `"none"` lifts what the resource says.
+fn bandwidth(table: &Table<'_>) -> Result<Option<Option<u64>>, ConfigError> {
+    table.get("bandwidth").map(|v| v.rate(BANDWIDTH)).transpose()
 }
 
 fn milliseconds(table: &Table<'_>, key: &str, range: RangeInclusive<u64>, default: u64) -> Result<u64, ConfigError> {
@@ -171,6 +199,8 @@ fn check_count(file: &Path, table: &Table<'_>, found: usize, most: usize, exampl
 struct NodeDefaults<'a> {
     mode: Mode,
     insecure: bool,
+    compress: bool,
+    bandwidth: Option<u64>,
     volumes: &'a [Volume],
 }
 
@@ -209,6 +239,8 @@ fn node(name: String, table: &Table<'_>, defaults: &NodeDefaults<'_>) -> Result<
         history_size: size(table, "history_size", HISTORY_SIZE, HISTORY_SIZE_DEFAULT)?,
         stores: stores(table, &dir, defaults.volumes)?,
         nbd: listeners(table, &dir, insecure)?,
+        compress: compress(table)?.unwrap_or(defaults.compress),
+        bandwidth: bandwidth(table)?.unwrap_or(defaults.bandwidth),
         name,
         address,
         log,

@@ -238,6 +238,21 @@ impl<'a> Value<'a> {
         Ok(bytes)
     }
 
+    /// Bytes a second within `range`, as a size and "/s"; or `"none"`.
+    pub fn rate(&self, range: RangeInclusive<u64>) -> Result<Option<u64>, ConfigError> {
+        let text = self.text("\"10MiB/s\"")?;
+        if text == "none" {
+            return Ok(None);
+        }
+        let size = text.strip_suffix("/s").ok_or_else(|| self.problem(Problem::BadRate))?;
+        let bytes = parse_size(size.trim_end()).map_err(|e| self.problem(Problem::BadSize(e)))?;
+        if !range.contains(&bytes) {
+            let show = |bytes: &u64| format!("{}/s", show_size(*bytes));
+            return Err(self.problem(Problem::OutOfRange { least: show(range.start()), most: show(range.end()) }));
+        }
+        Ok(Some(bytes))
+    }
+
     /// One of a few words, with what it stands for.
     pub fn choice<T: Copy>(&self, allowed: &'static [&'static str], meaning: &[T]) -> Result<T, ConfigError> {
         let text = self.text(allowed.first().copied().unwrap_or_default())?;

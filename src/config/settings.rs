@@ -10,6 +10,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+/// A peer, as this node reaches it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSettings {
+    pub node: NodeId,
+    pub address: SocketAddr,
+    /// What is sent to it is packed.
+    pub compress: bool,
+}
+
 /// Everything that the daemon of one node takes from the file and from the system.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -26,7 +35,7 @@ pub struct Settings {
     /// Where this node's peers dial it.
     pub listen: SocketAddr,
     /// Everyone but this node.
-    pub peers: Vec<(NodeId, SocketAddr)>,
+    pub peers: Vec<PeerSettings>,
     pub nbd: Vec<NbdListen>,
     /// The control socket.
     pub control: PathBuf,
@@ -47,7 +56,9 @@ impl Settings {
             log: node.log.clone(),
             stores: node.stores.clone(),
             listen: node.address,
-            peers: others.map(|(i, n)| (id(i), n.address)).collect(),
+            peers: others
+                .map(|(i, n)| PeerSettings { node: id(i), address: n.address, compress: n.compress })
+                .collect(),
             nbd: node.nbd.clone(),
             control: node.control.clone(),
         })
@@ -75,11 +86,15 @@ impl Config {
     }
 }
 
+fn spec(node: &Node) -> NodeSpec {
+    NodeSpec { name: node.name.clone(), mode: node.mode, bandwidth: node.bandwidth }
+}
+
 fn core_config(config: &Config, me: NodeId, node: &Node) -> Result<NodeConfig, ConfigError> {
     let resource = &config.resource;
     Ok(NodeConfig {
         resource: resource.name.clone(),
-        nodes: config.nodes.iter().map(|n| NodeSpec { name: n.name.clone(), mode: n.mode }).collect(),
+        nodes: config.nodes.iter().map(spec).collect(),
         me,
         volumes: config.volumes.iter().map(|v| VolumeSpec { name: v.name.clone(), size: v.size }).collect(),
         block: resource.block_size,

@@ -93,7 +93,7 @@ fn settings_are_one_nodes_view() {
     let settings = Settings::new(&config, Some("beta")).unwrap();
     assert_eq!((settings.node.me.0, settings.node.my_name()), (1, "beta"));
     assert_eq!(settings.listen, "127.0.0.1:7802".parse().unwrap());
-    let peers: Vec<_> = settings.peers.iter().map(|(n, a)| (n.0, a.port())).collect();
+    let peers: Vec<_> = settings.peers.iter().map(|p| (p.node.0, p.address.port())).collect();
     assert_eq!(peers, [(0, 7801), (2, 7803)]);
     assert_eq!(settings.node.volumes[0].size, 1 << 30);
     assert_eq!(settings.node.nodes[2].mode, Mode::Async);
@@ -219,6 +219,28 @@ fn words_and_types_are_checked() {
     );
     assert!(refused("nbd = [", "nbd = [2020-01-01, ").contains("node.alpha.nbd[0] = 2020-01-01: is a date"));
     assert!(refused("control = \"/run/understudy/data.ctl\"", "control = []").contains("is a list, but must be text"));
+}
+
+#[test]
+fn what_is_sent_to_a_node_can_be_packed_and_limited() {
+    let config = read(SAMPLE).unwrap();
+    assert!(config.nodes.iter().all(|n| !n.compress && n.bandwidth.is_none()), "neither unless it is said");
+    let text = SAMPLE
+        .replace("stall_ms = 2000", "compress = \"lz4\"\nbandwidth = \"10MiB/s\"")
+        .replace("[node.beta]", "[node.beta]\ncompress = \"none\"\nbandwidth = \"none\"")
+        .replace("[node.offsite]", "[node.offsite]\nbandwidth = \"12 MB/s\"");
+    let config = read(&text).unwrap();
+    let of = |i: usize| (config.nodes[i].compress, config.nodes[i].bandwidth);
+    assert_eq!([of(0), of(1), of(2)], [(true, Some(10 << 20)), (false, None), (true, Some(12_000_000))]);
+    let settings = Settings::new(&config, Some("beta")).unwrap();
+    assert_eq!(settings.peers.iter().map(|p| p.compress).collect::<Vec<_>>(), [true, true]);
+    assert_eq!(settings.node.nodes[2].bandwidth, Some(12_000_000));
+    let rate = |s: &str| refused("stall_ms = 2000", &format!("bandwidth = {s}"));
+    assert!(rate("\"10MiB\"").contains("resource.bandwidth = \"10MiB\": is not a rate: write a size a second"));
+    assert!(rate("\"10M/s\"").contains("has the ambiguous unit \"M\""));
+    assert!(rate("\"1KiB/s\"").contains("is out of range: it must be from 128 KiB/s to 1 TiB/s"));
+    assert!(rate("10485760").contains("must be text in quotes, such as \"10MiB/s\""));
+    assert!(refused("stall_ms = 2000", "compress = \"zstd\"").contains("must be \"lz4\" or \"none\""));
 }
 
 #[test]
@@ -403,7 +425,7 @@ fn any_file() -> impl Strategy<Value = String> {
         "\\[(node|volume)\\.[a-c]\\]",
     ];
     let field = prop_oneof![
-        "(name|mode|stall_ms|on_stall|durable|block_size|memory|window|heartbeat_ms|insecure)",
+        "(name|mode|stall_ms|on_stall|durable|block_size|memory|window|heartbeat_ms|insecure|compress|bandwidth)",
         "(size|address|dir|log|log_size|store|store\\.disk0|nbd|control)",
         "[a-z\"é.]{0,6}",
     ];

@@ -38,9 +38,9 @@ impl Client {
     }
 
     /// Carries out a command, and waits for its end however long it takes.
-    pub fn command(&mut self, command: &Command) -> Result<String, ControlError> {
+    pub fn command(&mut self, command: &Command) -> Result<Value, ControlError> {
         let request = serde_json::to_value(command).map_err(|e| ControlError::Broken { source: e.into() })?;
-        self.ask(&request, None).map(in_words)
+        self.ask(&request, None)
     }
 
     /// Ends the daemon.

@@ -6,11 +6,11 @@
 //! | request | answer |
 //! |---|---|
 //! | `{"command":"status"}` | `{"ok":true,"result":{…}}`, the object that `docs/status.md` describes |
-//! | `{"command":"promote","force":false,"off":[]}` and the other forms of [`crate::core::Command`] | `{"ok":true,"result":"in words"}` |
+//! | `{"command":"promote","force":false,"off":[]}` and the other forms of [`crate::core::Command`] | `{"ok":true,"result":"in words"}`; an object where [`crate::core::Answer`] is one |
 //! | `{"command":"events"}` | `{"ok":true,"result":"events follow"}`, then one event a line until either side closes |
 //! | `{"command":"stop"}` | `{"ok":true,"result":"stopping"}`, then the daemon ends |
 //!
-//! What is refused is answered by `{"ok":false,"error":"in words"}`. `force`, `off` and `repair` may be left out and then mean
+//! What is refused is answered by `{"ok":false,"error":"in words"}`. `force`, `off`, `repair` and `dry_run` may be left out and then mean
 //! "no"; a field that the command does not have is refused. A command goes on although its caller hangs up.
 
 mod client;
@@ -33,8 +33,8 @@ pub const REQUEST_MAX: usize = 64 << 10;
 
 /// What the server asks of the daemon. Called from the threads of its connections.
 pub trait Backend: Send + Sync + Clone + 'static {
-    /// Carries out a command and waits for its end: a sentence for the operator, or the refusal in words.
-    fn command(&self, command: crate::core::Command) -> Result<String, String>;
+    /// Carries out a command and waits for its end: a sentence for the operator or an object, or the refusal in words.
+    fn command(&self, command: crate::core::Command) -> Result<serde_json::Value, String>;
     /// The state of the node as the JSON object that `docs/status.md` describes.
     fn status(&self) -> serde_json::Value;
     /// Events from now on, each a JSON object in one line. Ends when the daemon does. The receiver is dropped when

@@ -48,7 +48,7 @@ pub fn parse(line: &[u8]) -> Result<Request, RequestError> {
 }
 
 fn core_command(mut fields: Map<String, Value>) -> Result<Command, RequestError> {
-    for flag in ["force", "repair"] {
+    for flag in ["force", "repair", "dry_run"] {
         fields.entry(flag).or_insert(Value::Bool(false));
     }
     fields.entry("off").or_insert_with(|| json!([]));
@@ -82,7 +82,10 @@ mod tests {
         assert_eq!(read(r#"{"command":"demote"}"#), Request::Core(Command::Demote { force: false }));
         assert_eq!(read(r#"{"command":"verify","repair":true}"#), Request::Core(Command::Verify { repair: true }));
         assert_eq!(read(r#"{"command":"switchover","to":"b"}"#), Request::Core(Command::Switchover { to: "b".into() }));
-        assert_eq!(read(r#"{"command":"connect","peer":"b"}"#), Request::Core(Command::Connect { peer: "b".into() }));
+        assert_eq!(
+            read(r#"{"command":"connect","peer":"b"}"#),
+            Request::Core(Command::Connect { peer: "b".into(), dry_run: false })
+        );
         let disconnect = Command::Disconnect { peer: "b".into(), force: false };
         assert_eq!(read(r#"{"command":"disconnect","peer":"b"}"#), Request::Core(disconnect));
     }

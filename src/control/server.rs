@@ -157,7 +157,7 @@ fn converse<B: Backend>(stream: UnixStream, stopping: &AtomicBool, backend: &B) 
             Err(e) => request::refused(e),
             Ok(Request::Status) => request::ok(backend.status()),
             Ok(Request::Core(command)) => match backend.command(command) {
-                Ok(text) => request::ok(Value::String(text)),
+                Ok(result) => request::ok(result),
                 Err(reason) => request::refused(reason),
             },
             Ok(Request::Stop) => {

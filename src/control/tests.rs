@@ -28,10 +28,10 @@ impl Fake {
 }
 
 impl Backend for Fake {
-    fn command(&self, command: Command) -> Result<String, String> {
+    fn command(&self, command: Command) -> Result<Value, String> {
         self.commands.lock().unwrap().push(command.clone());
         match command {
-            Command::Connect { peer } if peer == "nobody" => {
+            Command::Connect { peer, .. } if peer == "nobody" => {
                 Err("no node of this resource is called \"nobody\"".into())
             }
             _ => Ok("done".into()),
@@ -104,7 +104,7 @@ fn a_connection_carries_many_requests() {
 fn a_refusal_arrives_in_its_words() {
     let scene = scene();
     let mut client = Client::connect(&scene.path).unwrap();
-    let refused = client.command(&Command::Connect { peer: "nobody".into() }).unwrap_err();
+    let refused = client.command(&Command::Connect { peer: "nobody".into(), dry_run: false }).unwrap_err();
     assert!(matches!(refused, ControlError::Refused { .. }));
     assert_eq!(refused.to_string(), "no node of this resource is called \"nobody\"");
     assert_eq!(client.status().unwrap()["role"], "active", "the connection goes on after a refusal");

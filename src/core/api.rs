@@ -3,8 +3,11 @@
 //! The daemon and the simulator implement this page, and nothing else of the core. All I/O is one primitive
 //! on a [`Part`]; everything that decides order, durability or membership is inside the core.
 
-use super::hello::{Charter, Hello};
+use super::forecast::Forecast;
+use super::hello::{Charter, Hello, Share};
+use super::log_report::LogReport;
 use super::types::*;
+use super::verify::VerifyReport;
 use crate::buf::Payload;
 use bincode::{Decode, Encode};
 
@@ -168,8 +171,10 @@ pub enum Command {
     Switchover {
         to: String,
     },
+    /// Link with a peer again; with `dry_run` only say what that would do.
     Connect {
         peer: String,
+        dry_run: bool,
     },
     Disconnect {
         peer: String,
@@ -179,6 +184,19 @@ pub enum Command {
     Verify {
         repair: bool,
     },
+    /// What the log holds.
+    Log,
+}
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// A sentence for the operator.
+    Text(String),
+    Forecast(Box<Forecast>),
+    Verified(Box<VerifyReport>),
+    Log(Box<LogReport>),
 }
 
 /// What a driver tells the core.
@@ -210,6 +228,11 @@ pub enum Event {
         peer: NodeId,
         session: SessionId,
         message: PeerMsg,
+    },
+    /// A part of a message has come: on a slow link a large one takes longer than a silence may.
+    PeerHeard {
+        peer: NodeId,
+        session: SessionId,
     },
     Command {
         id: CommandId,
@@ -244,7 +267,7 @@ pub enum Action {
     },
     CommandDone {
         id: CommandId,
-        result: Result<String, super::notice::Refusal>,
+        result: Result<Answer, super::notice::Refusal>,
     },
     Notice(super::notice::Notice),
     /// This node became active: devices and exports may be offered from now on.
@@ -340,6 +363,17 @@ pub enum PeerMsg {
     Bye {
         why: String,
     },
+    /// The answer to a Hello that only asks.
+    Share(Share),
+}
+
+impl PeerMsg {
+    /// A driver that limits what it sends lets these go at once, ahead of what waits for its turn (S1: the committed position
+    /// travels outside the flow control of data). They say how far things are, which is as true before the records as behind
+    /// them; all else stays in order. The first message of a session waits for nothing either.
+    pub fn overtakes(&self) -> bool {
+        matches!(self, PeerMsg::Heartbeat { .. } | PeerMsg::Ack(_) | PeerMsg::Hello(_))
+    }
 }
 
 /// Where a passive stands. Counts only where `term` is the receiver's own newest term (C1).
@@ -356,6 +390,10 @@ pub struct Ack {
     pub resync_bytes: u64,
     /// `Watermarks::clock_us` of the newest frame that this answers.
     pub echo_us: u64,
+    /// How long that frame has been here.
+    pub held_us: u64,
+    /// The longest write or flush of the sender's log since its last acknowledgement; 0 if there was none.
+    pub disk_us: u64,
 }
 
 /// Where the active stands.

@@ -7,6 +7,7 @@ use super::node::{Node, Stage};
 use super::notice::Notice;
 use super::superblock::Then;
 use super::types::*;
+use crate::format::batch::MAX_RECORD_BYTES;
 use std::collections::BTreeSet;
 
 /// A change that is not over.
@@ -72,14 +73,15 @@ impl Node {
         for (node, received, durable) in self.required() {
             let unconfirmed = self.change.as_ref().is_some_and(|c| c.unconfirmed.contains(&node));
             let down = self.peers[node.0 as usize].down_since;
-            let peer = &mut self.peers[node.0 as usize];
             let behind = received < accepted || durable < flush_to.min(accepted);
-            peer.waiting = match peer.waiting {
+            let marked = match self.peers[node.0 as usize].waiting {
                 _ if !behind => None,
                 // A mark stands until the record that set it is there: progress elsewhere does not help a waiting write.
                 Some((mark, since)) if received < mark || durable < flush_to.min(mark) => Some((mark, since)),
-                _ => Some((accepted, self.now)),
+                _ => Some((accepted, self.now.plus_ms(self.limit_ms(node, received)))),
             };
+            let peer = &mut self.peers[node.0 as usize];
+            peer.waiting = marked;
             let stall_us = self.cfg.stall_ms * 1000;
             let stalled = |since: Time| self.now.since_us(since) >= stall_us;
             if peer.waiting.is_some_and(|(_, since)| stalled(since)) {
@@ -95,21 +97,31 @@ impl Node {
         }
     }
 
+    /// How long the limit of a peer's bandwidth makes the records after `received` take: that is no stall of the peer.
+    fn limit_ms(&self, node: NodeId, received: Lsn) -> u64 {
+        let Some(bandwidth) = self.cfg.nodes[node.0 as usize].bandwidth else { return 0 };
+        let bytes: u64 = self.overlay.records_from(received.next()).map(|r| r.payload.len() as u64).sum();
+        // Before them the frame that went last must be paid for, and a record is not cut.
+        let debt = self.frame_bytes(node) + MAX_RECORD_BYTES;
+        (bytes + debt).saturating_mul(1000) / bandwidth
+    }
+
     /// Takes a node out of the in-sync set, or out of those about to join. With `on_stall = "suspend"` the set keeps two.
     pub(super) fn drop_member(&mut self, node: NodeId, why: &str) {
         let end = self.log.end();
+        let present = self.change.as_ref().map_or(&self.charter, |c| &c.charter);
+        let listed = present.member(self.cfg.name(node)).is_some();
+        if listed && self.cfg.on_stall == OnStall::Suspend && present.in_sync.len() <= 2 {
+            return self.set_suspended(true, why); // It stays, and what waits for it waits on.
+        }
+        let mut charter = present.clone();
         let peer = &mut self.peers[node.0 as usize];
         peer.joining = None;
         peer.waiting = None;
         peer.rejoin_from = end;
-        let present = self.change.as_ref().map_or(&self.charter, |c| &c.charter);
-        if present.member(self.cfg.name(node)).is_none() {
+        if !listed {
             return;
         }
-        if self.cfg.on_stall == OnStall::Suspend && present.in_sync.len() <= 2 {
-            return self.set_suspended(true, why);
-        }
-        let mut charter = present.clone();
         let name = self.cfg.name(node).to_string();
         charter.in_sync.retain(|m| m.node != name);
         self.ask(charter, Some((node, why.to_string())));
@@ -257,6 +269,8 @@ impl Node {
                 self.notice(Notice::InSync { peer: member.node });
             }
         }
+        // Before anything completes by the new set: "suspend" allows nothing to complete on one node alone.
+        self.check_suspension();
         self.charter_changed();
     }
 
@@ -267,8 +281,11 @@ impl Node {
             self.notice(Notice::SplitBrain { peer: peer.clone() });
         }
         self.is_outvoted = true;
+        // Restarted, it still knows: it does not resume before that node has said what came of it.
+        self.pledge = Some(peer.clone());
+        self.persist(Then::Nothing);
         self.set_suspended(true, "another node was promoted by force since: demote this one");
-        self.refuse(node, format!("{peer} knows of a later promotion by force: demote this node with --force"));
+        self.refuse(node, super::links::outvoted_words(&peer));
     }
 
     fn check_suspension(&mut self) {
@@ -279,7 +296,9 @@ impl Node {
         let alone = self.charter.in_sync.len() < 2 && others_sync;
         let late = self.cfg.peers().any(|n| {
             let peer = &self.peers[n.0 as usize];
-            self.is_listed(n) && (peer.down_since.is_some() || peer.waiting.is_some_and(|(_, t)| self.stalled(t)))
+            let unconfirmed = self.change.as_ref().is_some_and(|c| c.unconfirmed.contains(&n) && self.stalled(c.since));
+            let waited_for = peer.waiting.is_some_and(|(_, t)| self.stalled(t));
+            self.is_listed(n) && (peer.down_since.is_some() || unconfirmed || waited_for)
         });
         if alone {
             self.set_suspended(true, "fewer than two members are in sync, and on_stall is \"suspend\"");

@@ -11,19 +11,30 @@ use std::collections::{BTreeMap, VecDeque};
 /// Requests under way.
 #[derive(Debug)]
 pub struct Clients {
-    /// Accepted plain writes, by their last record, in order.
-    writes: VecDeque<(Lsn, ReqId)>,
+    /// Accepted plain writes, by their last record, in order, and when they came.
+    writes: VecDeque<(Lsn, ReqId, Time)>,
     /// FUA writes and flushes, by the record that must be committed.
-    flushes: BTreeMap<Lsn, Vec<ReqId>>,
+    flushes: BTreeMap<Lsn, Vec<Waiting>>,
     reads: BTreeMap<u64, PendingRead>,
     next_read: u64,
     maps: BTreeMap<u64, PendingMap>,
     /// Writes that found no room in memory or log.
-    pending: VecDeque<(ReqId, ClientOp)>,
+    pending: VecDeque<(ReqId, ClientOp, Time)>,
     /// The newest record of each volume.
     newest: Vec<Lsn>,
     /// All records up to here have completed towards clients, or could.
     completed: Lsn,
+    /// Where the log ended when the term was opened: any record up to there may have completed in an earlier term.
+    opened_at: Lsn,
+}
+
+/// A request that waits until a record is committed.
+#[derive(Debug)]
+struct Waiting {
+    req: ReqId,
+    since: Time,
+    /// A write with FUA; else a flush.
+    writes: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +82,7 @@ impl Clients {
             pending: VecDeque::new(),
             newest: vec![Lsn(0); volumes],
             completed: Lsn(0),
+            opened_at: Lsn(0),
         }
     }
 
@@ -78,15 +90,21 @@ impl Clients {
         self.pending.len()
     }
 
+    /// Since when the write that has waited longest has found no room.
+    pub fn waiting_since(&self) -> Option<Time> {
+        self.pending.front().map(|(.., since)| *since)
+    }
+
     /// Begins anew with a log that ends at `end`, of which everything up to `completed` is surely with every member: what an earlier term left is gone (C6).
     pub fn reset(&mut self, completed: Lsn, end: Lsn) -> Vec<ReqId> {
-        let mut dropped: Vec<ReqId> = self.writes.drain(..).map(|(_, r)| r).collect();
-        dropped.extend(std::mem::take(&mut self.flushes).into_values().flatten());
+        let mut dropped: Vec<ReqId> = self.writes.drain(..).map(|(_, r, _)| r).collect();
+        dropped.extend(std::mem::take(&mut self.flushes).into_values().flatten().map(|w| w.req));
         dropped.extend(std::mem::take(&mut self.reads).into_values().map(|r| r.req));
         dropped.extend(std::mem::take(&mut self.maps).into_values().map(|m| m.req));
-        dropped.extend(self.pending.drain(..).map(|(r, _)| r));
+        dropped.extend(self.pending.drain(..).map(|(r, ..)| r));
         self.newest.fill(end);
         self.completed = completed;
+        self.opened_at = end;
         dropped
     }
 }
@@ -103,7 +121,7 @@ impl Node {
             ClientOp::Read { volume, offset, length } => self.start_read(req, volume, offset, length),
             ClientOp::Flush { volume } => self.start_flush(req, volume),
             ClientOp::Extents { volume, offset, length } => self.start_map(req, volume, offset, length),
-            write => self.clients.pending.push_back((req, write)),
+            write => self.clients.pending.push_back((req, write, self.now)),
         }
     }
 
@@ -113,8 +131,8 @@ impl Node {
             return;
         }
         while self.has_room() {
-            let Some((req, op)) = self.clients.pending.pop_front() else { break };
-            self.accept(req, op);
+            let Some((req, op, since)) = self.clients.pending.pop_front() else { break };
+            self.accept(req, op, since);
         }
     }
 
@@ -143,7 +161,7 @@ impl Node {
         Ok(())
     }
 
-    fn accept(&mut self, req: ReqId, op: ClientOp) {
+    fn accept(&mut self, req: ReqId, op: ClientOp, since: Time) {
         let (volume, fua) = match op {
             ClientOp::Write { volume, offset, payload, fua } => {
                 for at in (0..payload.len()).step_by(MAX_RECORD_BYTES as usize) {
@@ -166,9 +184,9 @@ impl Node {
         let last = self.log.end();
         self.clients.newest[volume.0 as usize] = last;
         if fua || self.cfg.durable_write {
-            self.wait_committed(last, req);
+            self.wait_committed(last, Waiting { req, since, writes: true });
         } else {
-            self.clients.writes.push_back((last, req));
+            self.clients.writes.push_back((last, req, since));
         }
     }
 
@@ -181,24 +199,26 @@ impl Node {
     /// A record enters this node's order: overlay and log, in that order of lsn.
     pub(super) fn take_record(&mut self, record: Record) {
         // Only a node with a lineage takes records: the active has opened a term, a passive has adopted the active's.
-        let term = *self.lineage.term_at(record.lsn).expect("a record of a known term");
+        let term = *self.lineage.term_to_log(record.lsn).expect("a record of a known term");
         self.overlay.insert(&record);
         self.log.push(record, term);
     }
 
-    fn wait_committed(&mut self, lsn: Lsn, req: ReqId) {
+    fn wait_committed(&mut self, lsn: Lsn, waiting: Waiting) {
         self.flush_to = self.flush_to.max(lsn);
         self.log.want_durable(lsn);
-        self.clients.flushes.entry(lsn).or_default().push(req);
+        self.clients.flushes.entry(lsn).or_default().push(waiting);
     }
 
-    /// A flush waits for the last write of its volume that had completed when it came (S3).
+    /// A flush waits for the last write of its volume that had completed when it came (S3), in an earlier term too: a client
+    /// that comes back after a takeover flushes what it was told before.
     fn start_flush(&mut self, req: ReqId, volume: VolumeId) {
-        let lsn = self.clients.newest[volume.0 as usize].min(self.clients.completed);
+        let completed = self.clients.completed.max(self.clients.opened_at);
+        let lsn = self.clients.newest[volume.0 as usize].min(completed);
         if lsn <= self.committed && !self.suspended {
             self.complete(req, Ok(Reply::Done))
         } else {
-            self.wait_committed(lsn, req)
+            self.wait_committed(lsn, Waiting { req, since: self.now, writes: false })
         }
     }
 
@@ -330,18 +350,21 @@ impl Node {
 
     fn answer_waiting(&mut self) {
         let (completed, committed) = (self.clients.completed, self.committed);
-        while let Some(&(lsn, req)) = self.clients.writes.front() {
+        while let Some(&(lsn, req, since)) = self.clients.writes.front() {
             if lsn > completed {
                 break;
             }
             self.clients.writes.pop_front();
+            self.write_times.add(self.now, self.now.since_us(since));
             self.complete(req, Ok(Reply::Done));
         }
         while let Some(first) = self.clients.flushes.first_entry() {
             if *first.key() > committed {
                 break;
             }
-            for req in first.remove() {
+            for Waiting { req, since, writes } in first.remove() {
+                let times = if writes { &mut self.write_times } else { &mut self.flush_times };
+                times.add(self.now, self.now.since_us(since));
                 self.complete(req, Ok(Reply::Done));
             }
         }

@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 
 /// A demotion or switchover that takes longer is given up waiting for.
 const PATIENCE_MS: u64 = 10_000;
+/// A peer that was refused a session is tried again each second; what it said then counts for so long.
+const REFUSED_LATELY_MS: u64 = 3000;
 
 /// The command under way; one at a time.
 #[derive(Debug)]
@@ -46,9 +48,15 @@ impl Node {
             Command::Promote { force, off } => self.begin_promote(Some(id), force, &off),
             Command::Demote { force } => self.begin_demote(id, None, force),
             Command::Switchover { to } => self.begin_switchover(id, &to),
-            Command::Connect { peer } => self.connect(id, &peer),
+            Command::Connect { peer, dry_run: true } => self.begin_forecast(id, &peer),
+            Command::Connect { peer, dry_run: false } => self.connect(id, &peer),
             Command::Disconnect { peer, force } => self.disconnect(id, &peer, force),
             Command::Verify { repair } => self.begin_verify(id, repair),
+            Command::Log => {
+                let report = Box::new(self.log_report());
+                self.act(Action::CommandDone { id, result: Ok(Answer::Log(report)) });
+                Ok(())
+            }
         };
         if let Err(refusal) = begun {
             self.act(Action::CommandDone { id, result: Err(refusal) });
@@ -60,6 +68,14 @@ impl Node {
             name: name.to_string(),
             known: self.cfg.nodes.iter().map(|n| n.name.clone()).collect(),
         })
+    }
+
+    /// The same, but not this node itself.
+    pub(super) fn other_node_called(&self, name: &str) -> Result<NodeId, Refusal> {
+        match self.node_called(name)? {
+            node if node == self.cfg.me => Err(Refusal::Itself { node: name.to_string() }),
+            node => Ok(node),
+        }
     }
 
     fn check_free(&self) -> Result<(), Refusal> {
@@ -108,8 +124,10 @@ impl Node {
         if forced || charter.generation == (0, 0) {
             let names: Vec<&str> = off.iter().map(|n| self.cfg.name(*n)).collect();
             charter.in_sync.retain(|m| !names.contains(&m.node.as_str()));
-            // A first promotion founds generation 1; by force it is a higher one, whatever others have founded.
-            let number = if forced { (charter.generation.0 + 1).max(2) } else { 1 };
+            // A first promotion founds generation 1; by force it is a higher one, above all that this node has heard of.
+            let heard = self.peers.iter().filter_map(|p| p.hello.as_ref()).map(|h| h.charter.generation.0).max();
+            let highest = charter.generation.0.max(heard.unwrap_or(0));
+            let number = if forced { (highest + 1).max(2) } else { 1 };
             charter.generation = (number, self.draw_id());
         }
         let me = Member { node: self.cfg.my_name().to_string(), incarnation: self.cfg.incarnation };
@@ -130,7 +148,11 @@ impl Node {
         let free =
             self.stage == Stage::Passive && self.operation.is_none() && self.granted.is_none_or(|(n, _)| n == node);
         let idle = matches!(self.peers[node.0 as usize].link, Link::Idle(_));
-        if !idle || !(free || yields) || !charter.newer_than(&self.charter) || self.fault.is_some() {
+        // Only force goes past what was pledged to somebody else: that node may serve by now.
+        let name = self.cfg.name(node);
+        let pledged =
+            self.pledge.as_deref().is_some_and(|to| to != name) && charter.generation == self.charter.generation;
+        if !idle || pledged || !(free || yields) || !charter.newer_than(&self.charter) || self.fault.is_some() {
             return self.send(node, session, PeerMsg::ClaimAnswer { version, granted: false });
         }
         if yields {
@@ -206,7 +228,7 @@ impl Node {
             if unanswered.contains(&node));
         if lost {
             let peer = self.cfg.name(node).to_string();
-            self.give_up_claim(Refusal::Unreachable { peers: vec![peer] });
+            self.give_up_claim(Refusal::Unreachable { peers: vec![peer], alone: Vec::new() });
         }
     }
 
@@ -253,6 +275,14 @@ impl Node {
             let peer = &self.peers[node.0 as usize];
             let name = self.cfg.name(node).to_string();
             let Some(hello) = peer.hello.as_ref().filter(|_| peer.is_greeted()) else {
+                if !off.contains(&node) {
+                    self.check_refused_lately(node, forced)?;
+                }
+                if forced && off.contains(&node) && self.may_have_gone_on(node) {
+                    gave_up.push(format!(
+                        "whatever {name} completed alone after it lost this node, if it did (set aside when it returns)"
+                    ));
+                }
                 // Forced, every node that does not answer is named as confirmed off (C8).
                 let asked = if forced { !off.contains(&node) } else { self.must_answer(node) && !heir };
                 if asked {
@@ -282,7 +312,13 @@ impl Node {
             }
         }
         if !unreachable.is_empty() {
-            return Err(Refusal::Unreachable { peers: unreachable });
+            let alone = |name: &String| self.cfg.find(name).is_some_and(|n| self.may_have_gone_on(n));
+            let alone = unreachable.iter().filter(|n| alone(n)).cloned().collect();
+            return Err(Refusal::Unreachable { peers: unreachable, alone });
+        }
+        let unknown = self.listed_and_unknown();
+        if !forced && !unknown.is_empty() {
+            return Err(Refusal::NotInFile { peers: unknown });
         }
         if let Some(gap) = self.gap.as_ref().filter(|g| g.state.rollback.is_none()) {
             return Err(if gap.state.overwritten_in.is_some() { Refusal::Overwritten } else { Refusal::NoImage });
@@ -295,6 +331,39 @@ impl Node {
         Ok(gave_up.join(", "))
     }
 
+    /// A peer with which no session comes about is between two attempts at any moment: what it said in the latest one is the
+    /// answer, not that it cannot be reached.
+    fn check_refused_lately(&self, node: NodeId, forced: bool) -> Result<(), Refusal> {
+        let peer = &self.peers[node.0 as usize];
+        let lately = peer.refused_at.is_some_and(|at| self.now.since_us(at) < REFUSED_LATELY_MS * 1000);
+        let Some(hello) = peer.hello.as_ref().filter(|_| lately) else { return Ok(()) };
+        let name = self.cfg.name(node).to_string();
+        if !forced && hello.charter.conflicts_with(&self.charter) {
+            return Err(Refusal::Conflict { peer: name });
+        }
+        if hello.role == Role::Active {
+            return Err(Refusal::PeerIsActive { peer: name, me: self.cfg.my_name().to_string() });
+        }
+        Ok(())
+    }
+
+    /// It was active when this node last heard, or was let become so; and nothing kept it from dropping this node and going on.
+    fn may_have_gone_on(&self, node: NodeId) -> bool {
+        let name = self.cfg.name(node);
+        let active = self.charter.active.as_deref() == Some(name) || self.pledge.as_deref() == Some(name);
+        let sync_nodes = self.cfg.nodes.iter().filter(|n| n.mode == Mode::Sync).count();
+        let member = self.charter.member(self.cfg.my_name()).is_some();
+        // With two sync nodes and `suspend` it waits for this one.
+        active && !(member && self.cfg.on_stall == OnStall::Suspend && sync_nodes <= 2)
+    }
+
+    /// Nodes that the charter names and this node's file does not.
+    fn listed_and_unknown(&self) -> Vec<String> {
+        let listed = self.charter.in_sync.iter().map(|m| &m.node).chain(&self.charter.active).chain(&self.charter.heir);
+        let unknown: BTreeSet<&String> = listed.filter(|name| self.cfg.find(name).is_none()).collect();
+        unknown.into_iter().cloned().collect()
+    }
+
     /// Whose word a promotion needs: a founder needs everyone's; later the members' and the active's.
     fn must_answer(&self, node: NodeId) -> bool {
         let name = self.cfg.name(node);
@@ -303,6 +372,8 @@ impl Node {
             || self.pledge.as_deref() == Some(name)
             || self.charter.member(name).is_some()
             || self.charter.active.as_deref() == Some(name)
+            // Dropped after the release or not: it may have taken over without asking anybody.
+            || self.charter.heir.as_deref() == Some(name)
     }
 
     /// Records that a connected peer of the same lineage holds past this node's end.
@@ -327,7 +398,7 @@ impl Node {
             Kind::Promote { ref unanswered, .. } if !unanswered.is_empty() => {
                 if self.operation_is_late() {
                     let peers = unanswered.iter().map(|n| self.cfg.name(*n).to_string()).collect();
-                    self.give_up_claim(Refusal::Unreachable { peers });
+                    self.give_up_claim(Refusal::Unreachable { peers, alone: Vec::new() });
                 }
             }
             Kind::Promote { opened: false, fetching: Some(_), .. } => {}
@@ -444,7 +515,7 @@ impl Node {
 
     fn answer(&mut self, id: Option<CommandId>, result: Result<String, Refusal>) {
         if let Some(id) = id {
-            self.act(Action::CommandDone { id, result });
+            self.act(Action::CommandDone { id, result: result.map(Answer::Text) });
         }
     }
 
@@ -602,7 +673,7 @@ impl Node {
     }
 
     fn connect(&mut self, id: CommandId, name: &str) -> Result<(), Refusal> {
-        let node = self.node_called(name)?;
+        let node = self.other_node_called(name)?;
         let now = self.now;
         let peer = &mut self.peers[node.0 as usize];
         peer.wanted = true;
@@ -613,7 +684,7 @@ impl Node {
     }
 
     fn disconnect(&mut self, id: CommandId, name: &str, force: bool) -> Result<(), Refusal> {
-        let node = self.node_called(name)?;
+        let node = self.other_node_called(name)?;
         let last = self.role() == Role::Active && self.is_member(node) && self.charter.in_sync.len() == 2;
         if last && !force {
             return Err(Refusal::LastMember { peer: name.to_string() });

@@ -2,11 +2,16 @@
 
 use super::types::*;
 
+/// A window smaller than this would make a limited peer wait for acknowledgements of every few records.
+const LEAST_WINDOW: u64 = 256 << 10;
+
 /// A node of the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
     pub name: String,
     pub mode: Mode,
+    /// Bytes a second that the driver sends to it at most.
+    pub bandwidth: Option<u64>,
 }
 
 /// A volume of the resource.
@@ -39,7 +44,7 @@ pub struct NodeConfig {
     pub heartbeat_ms: u64,
     /// Payloads that are not yet applied: at most about this many bytes of memory.
     pub memory: u64,
-    /// Data sent to one peer and not yet confirmed: at most about this many bytes.
+    /// Data sent to one peer and not yet confirmed: at most about this many bytes. See [`NodeConfig::window_of`].
     pub window: u64,
     /// Memory for what tells which blocks changed, in bytes: the index of the log, the bits of all peers, the undo's.
     pub tables: u64,
@@ -98,8 +103,38 @@ impl NodeConfig {
         (0..self.nodes.len() as u8).map(NodeId).filter(move |n| *n != me)
     }
 
+    /// The window of a peer. To one whose bandwidth is limited no more is under way than the limit lets pass in a second: what is
+    /// beyond would only wait in memory for its turn (F1).
+    pub fn window_of(&self, node: NodeId) -> u64 {
+        match self.nodes[node.0 as usize].bandwidth {
+            Some(bandwidth) => bandwidth.max(LEAST_WINDOW).min(self.window),
+            None => self.window,
+        }
+    }
+
     /// The node of this name.
     pub fn find(&self, name: &str) -> Option<NodeId> {
         self.nodes.iter().position(|n| n.name == name).map(|i| NodeId(i as u8))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::links::tests::config;
+    use super::*;
+
+    /// F1: what waits for its turn under a limit is memory that is held for a peer that lags.
+    #[test]
+    fn the_window_of_a_limited_peer_is_a_second_of_its_limit() {
+        let mut config = config(0);
+        config.window = 16 << 20;
+        let window = |config: &mut NodeConfig, bandwidth| {
+            config.nodes[1].bandwidth = bandwidth;
+            config.window_of(NodeId(1))
+        };
+        assert_eq!(window(&mut config, None), 16 << 20);
+        assert_eq!(window(&mut config, Some(2 << 20)), 2 << 20);
+        assert_eq!(window(&mut config, Some(1 << 40)), 16 << 20);
+        assert_eq!(window(&mut config, Some(128 << 10)), LEAST_WINDOW);
     }
 }

@@ -36,7 +36,7 @@ impl Node {
         }
         let from = after.next();
         if self.overlay.first().is_some_and(|first| first <= from) {
-            let records = frame(self.overlay.records_from(from).cloned());
+            let records = frame(self.overlay.records_from(from).cloned(), self.frame_bytes(node));
             return self.send_tail(node, session, records);
         }
         match self.log.locate(from) {

@@ -140,7 +140,10 @@ impl Sink for GapState {
         }
     }
 
-    /// Only the end of a history can be torn, and what is torn protects nothing: the store is written after it.
+    /// What is torn protects nothing: the store is written after it.
+    fn push_torn(&mut self, _batch: BatchEntry, _body: &Payload) {}
+
+    /// Only the end of a history can be torn.
     fn void_from(&mut self, _first: Lsn) {}
 }
 

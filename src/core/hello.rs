@@ -6,6 +6,13 @@ use bincode::{Decode, Encode};
 /// The version of the peer protocol.
 pub const PROTOCOL: u32 = 2;
 
+/// A frame's payload may be one lz4 block.
+pub const LZ4: &str = "lz4";
+
+/// What this node understands beyond the protocol's version. Whoever sends uses only what the receiver has named; names that it does
+/// not know it passes over.
+pub const FEATURES: [&str; 1] = [LZ4];
+
 /// Who is active and who is in sync: the register of the keeper (C9 for `alone`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Charter {
@@ -88,4 +95,23 @@ pub struct Hello {
     /// It is on its way to being active.
     pub promoting: bool,
     pub gap: Option<Gap>,
+    /// What the sender understands, see [`FEATURES`].
+    pub features: Vec<String>,
+    /// It only asks what a session would do: it wants the answer, and no session.
+    pub probe: bool,
+}
+
+/// What only the sender knows of a session with the node that asked for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Share {
+    /// Its records past the last one that both have.
+    pub records: u64,
+    /// What the blocks that they touch hold; none where that is not known any more.
+    pub bytes: Option<u64>,
+    /// What it would send, were it the one that feeds the other.
+    pub send: u64,
+    /// `send` is the most that it can be.
+    pub at_most: bool,
+    /// What an open gap has it ask for once more (R3).
+    pub again: u64,
 }

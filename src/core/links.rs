@@ -1,17 +1,47 @@
 //! Connections: dialing, the handshake and its verdict, keepalive, loss.
 
 use super::api::*;
-use super::hello::{Hello, PROTOCOL};
+use super::hello::{FEATURES, Hello, PROTOCOL};
 use super::node::{Node, Stage};
 use super::notice::Notice;
-use super::peer::{Feed, Link, Source};
+use super::peer::{Feed, Link, Source, TargetStage};
 use super::types::*;
 use std::collections::VecDeque;
 
-/// Longest pause between two attempts to connect, in ms.
+/// Pauses between two attempts to connect, in ms: each is twice the one before.
+const MIN_BACKOFF_MS: u64 = 10;
 const MAX_BACKOFF_MS: u64 = 1000;
+/// A session that stood this long was of use: after it the pauses begin anew. One that ends sooner does not count, however far its
+/// handshake came; or two nodes that cannot work together would dial, greet and part without a pause.
+const OF_USE_MS: u64 = 1000;
 /// Heartbeats missed until a session is given up.
 const SILENT_HEARTBEATS: u64 = 10;
+pub(super) const SPLIT_BRAIN: &str =
+    "both nodes are active (split brain): demote the one whose writes are to be set aside";
+
+/// Why an active does not go on that meets a node which has seen a later promotion by force (C8).
+pub(super) fn outvoted_words(peer: &str) -> String {
+    format!("{peer} knows of a later promotion by force: demote this node with --force")
+}
+
+/// Whether `passive` may follow `active`, by what both say of themselves: none whose charter another one has replaced (C7, C8).
+pub(super) fn may_follow(passive: &Hello, active: &Hello) -> Result<(), String> {
+    let name = &active.node;
+    if passive.lineage.is_empty() {
+        return Ok(()); // It holds nothing that another decision could touch.
+    }
+    if passive.charter.generation.0 > active.charter.generation.0 {
+        return Err(format!("another node was promoted by force since {name} was: demote {name} with --force"));
+    }
+    if active.charter.conflicts_with(&passive.charter) {
+        return Err(format!(
+            "{name} and the active that {} followed were each promoted by force while the other was taken for dead: decide \
+             whose data is to be kept, and promote that node with --force",
+            passive.node
+        ));
+    }
+    Ok(())
+}
 
 impl Node {
     fn peer_mut(&mut self, node: NodeId) -> &mut super::peer::Peer {
@@ -39,6 +69,8 @@ impl Node {
     pub(super) fn poll_links(&mut self) {
         for node in self.cfg.peers() {
             self.poll_dial(node);
+            self.poll_probe(node);
+            self.poll_pace(node);
             self.poll_keepalive(node);
             self.poll_target(node);
         }
@@ -68,6 +100,10 @@ impl Node {
         match &peer.link {
             Link::Source(_) => self.send(node, session, PeerMsg::Heartbeat { watermarks }),
             Link::Idle(_) => self.send(node, session, PeerMsg::Ack(ack)),
+            // What is set aside or applied first may take long, and the other side must not take it for silence.
+            Link::Target(target) if matches!(target.stage, TargetStage::Preparing(_)) => {
+                self.send(node, session, PeerMsg::Heartbeat { watermarks });
+            }
             Link::Target(_) => self.send_ack(node),
             Link::Down | Link::Dialing | Link::Greeting(_) => {}
         }
@@ -83,8 +119,8 @@ impl Node {
                 Link::Down | Link::Dialing => None,
                 _ => Some(peer.last_sent.plus_ms(beat).min(peer.last_heard.plus_ms(beat * SILENT_HEARTBEATS))),
             };
-            let drop = self.drop_deadline(node);
-            earliest = [earliest, at, drop].into_iter().flatten().min();
+            let (drop, probe) = (self.drop_deadline(node), self.probe_deadline(node));
+            earliest = [earliest, at, drop, probe].into_iter().flatten().min();
         }
         // Never in the past: what is due has been done by the poll that precedes this call.
         earliest.map(|t| t.max(self.now.plus_ms(1)))
@@ -105,7 +141,8 @@ impl Node {
         if self.peer_mut(node).session().is_some() {
             self.lose_link(node, "replaced by a new connection");
         }
-        if !self.peer_mut(node).wanted || self.fault.is_some() {
+        let asks = self.fault.is_none() && self.probe_begins(node, session);
+        if !asks && !self.peer_mut(node).wanted || self.fault.is_some() {
             let why = "disconnected by the operator, or its storage failed".to_string();
             self.act(Action::Send { peer: node, session, message: PeerMsg::Bye { why } });
             self.act(Action::Close { peer: node, session });
@@ -119,13 +156,14 @@ impl Node {
         let peer = self.peer_mut(node);
         peer.link = Link::Greeting(session);
         peer.last_heard = now;
-        let hello = Box::new(self.my_hello());
+        let hello = Box::new(Hello { probe: asks, ..self.my_hello() });
         self.send(node, session, PeerMsg::Hello(hello));
     }
 
     pub(super) fn connect_failed(&mut self, node: NodeId) {
         if matches!(self.peer_mut(node).link, Link::Dialing) {
             self.back_off(node);
+            self.probe_ends(node, "it cannot be reached");
         }
     }
 
@@ -151,6 +189,7 @@ impl Node {
             self.granted = None;
         }
         self.claim_lost(node);
+        self.probe_ends(node, why);
         self.tail_is_not_to_be_had(node);
         let peer = self.peer_mut(node);
         let was_greeted = peer.is_greeted();
@@ -159,6 +198,9 @@ impl Node {
         if was_greeted {
             peer.why = Some(why.to_string());
             peer.down_since = Some(now);
+        }
+        if was_greeted && now >= peer.stands_since.plus_ms(OF_USE_MS) {
+            peer.backoff_ms = MIN_BACKOFF_MS;
         }
         self.back_off(node);
         if was_greeted {
@@ -178,7 +220,7 @@ impl Node {
     pub(super) fn renegotiate(&mut self, why: &str) {
         for node in self.cfg.peers() {
             self.close_link(node, why, true);
-            self.peer_mut(node).backoff_ms = 10;
+            self.peer_mut(node).backoff_ms = MIN_BACKOFF_MS;
             let now = self.now;
             self.peer_mut(node).retry_at = now;
         }
@@ -203,6 +245,16 @@ impl Node {
             charter: self.charter.clone(),
             promoting: self.stage == Stage::Promoting,
             gap: self.gap.as_ref().map(|g| g.state),
+            features: FEATURES.map(String::from).to_vec(),
+            probe: false,
+        }
+    }
+
+    pub(super) fn peer_heard(&mut self, node: NodeId, session: SessionId) {
+        let now = self.now;
+        let peer = self.peer_mut(node);
+        if peer.session() == Some(session) {
+            peer.last_heard = now;
         }
     }
 
@@ -213,6 +265,8 @@ impl Node {
         let now = self.now;
         self.peer_mut(node).last_heard = now;
         match message {
+            PeerMsg::Hello(hello) if self.is_asking(node, session, &hello) => self.probe_greeted(node, session, hello),
+            PeerMsg::Share(share) => self.share_came(node, session, share),
             PeerMsg::Hello(hello) => self.greeted(node, session, hello),
             PeerMsg::Bye { why } => {
                 let why = format!("{} ended the session: {why}", self.cfg.name(node));
@@ -241,10 +295,17 @@ impl Node {
         }
     }
 
+    /// Either side has only a question.
+    fn is_asking(&self, node: NodeId, session: SessionId, hello: &Hello) -> bool {
+        let greeting = matches!(self.peers[node.0 as usize].link, Link::Greeting(_));
+        greeting && (hello.probe || self.is_probe(node, session))
+    }
+
     fn greeted(&mut self, node: NodeId, session: SessionId, hello: Box<Hello>) {
         if !matches!(self.peer_mut(node).link, Link::Greeting(_)) {
             return self.close_link(node, "a second Hello", true);
         }
+        self.hello_for_probe(node, &hello);
         if let Err(why) = self.check_identity(node, &hello) {
             return self.refuse(node, why);
         }
@@ -263,17 +324,18 @@ impl Node {
             peer.forget_positions();
         }
         match (self.role(), hello.role) {
-            (Role::Active, Role::Active) => {
-                self.notice(Notice::SplitBrain { peer: hello.node.clone() });
-                let why = "both nodes are active (split brain): demote the one whose writes are to be set aside";
-                self.refuse(node, why.into());
-            }
-            (Role::Active, Role::Passive) if hello.charter.generation.0 > self.charter.generation.0 => {
+            (Role::Active, _) if hello.charter.generation.0 > self.charter.generation.0 => {
                 // Somebody was promoted by force while this node was taken for dead: its term is over (C8).
                 self.outvoted(node);
             }
+            (Role::Active, Role::Active) => {
+                if self.peer_mut(node).why.as_deref() != Some(SPLIT_BRAIN) {
+                    self.notice(Notice::SplitBrain { peer: hello.node.clone() });
+                }
+                self.refuse(node, SPLIT_BRAIN.into());
+            }
             (Role::Active, Role::Passive) => {
-                self.link_stands(node, Link::Source(Box::new(Source::new(session, self.now))));
+                self.link_stands(node, Link::Source(Box::new(Source::new(session))));
                 self.check_incarnation(node);
             }
             (Role::Passive, Role::Active) if self.stage != Stage::Passive => {
@@ -302,12 +364,13 @@ impl Node {
     }
 
     pub(super) fn link_stands(&mut self, node: NodeId, link: Link) {
-        let name = self.cfg.name(node).to_string();
+        let (now, name) = (self.now, self.cfg.name(node).to_string());
         let peer = self.peer_mut(node);
         peer.link = link;
-        peer.backoff_ms = 10;
+        peer.stands_since = now;
         peer.down_since = None;
         peer.why = None;
+        peer.refused_at = None;
         self.notice(Notice::PeerConnected { peer: name });
     }
 
@@ -322,11 +385,12 @@ impl Node {
         let now = self.now;
         let peer = self.peer_mut(node);
         peer.why = Some(why);
+        peer.refused_at = Some(now);
         peer.backoff_ms = MAX_BACKOFF_MS;
         peer.retry_at = now.plus_ms(MAX_BACKOFF_MS);
     }
 
-    fn check_identity(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
+    pub(super) fn check_identity(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
         let name = self.cfg.name(node);
         if hello.protocol != PROTOCOL {
             let theirs = hello.protocol;
@@ -347,8 +411,8 @@ impl Node {
         Ok(())
     }
 
-    /// Whether an active may be followed: only one at a time, and none whose charter another one has replaced (C7, C8).
-    fn check_follow(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
+    /// Whether an active may be followed: only one at a time, and see [`may_follow`].
+    pub(super) fn check_follow(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
         let name = self.cfg.name(node);
         let followed = |n: &NodeId| *n != node && matches!(self.peers[n.0 as usize].link, Link::Target(_));
         if let Some(other) = self.cfg.peers().find(followed) {
@@ -357,19 +421,7 @@ impl Node {
                 "{name} is active, and so is {other} (split brain): demote the one whose writes are to be set aside"
             ));
         }
-        if self.lineage.is_fresh() {
-            return Ok(()); // It holds nothing that another decision could touch.
-        }
-        if self.charter.generation.0 > hello.charter.generation.0 {
-            return Err(format!("another node was promoted by force since {name} was: demote {name} with --force"));
-        }
-        if hello.charter.conflicts_with(&self.charter) {
-            return Err(format!(
-                "{name} and the active that this node followed were each promoted by force while the other was taken for dead: decide \
-                 whose data is to be kept, and promote that node with --force"
-            ));
-        }
-        Ok(())
+        may_follow(&self.my_hello(), hello)
     }
 
     /// A passive follows the newest charter that it meets (C7).
@@ -394,7 +446,7 @@ impl Node {
 }
 
 impl Source {
-    pub fn new(session: SessionId, now: Time) -> Source {
+    pub fn new(session: SessionId) -> Source {
         Source {
             session,
             feed: Feed::Preparing,
@@ -409,8 +461,14 @@ impl Source {
             behind: None,
             told_flush: Lsn(0),
             told_committed: Lsn(0),
-            bytes: 0,
-            since: now,
+            lags: false,
+            all_sent: None,
+            confirmed: 0,
+            streamed: Lsn(0),
         }
     }
 }
+
+#[cfg(test)]
+#[path = "links_tests.rs"]
+pub(super) mod tests;

@@ -30,6 +30,8 @@ pub struct Log {
     /// The largest term number in the chain: a chain never goes back to a lower one.
     term_number: u64,
     queue: VecDeque<(Record, Term)>,
+    /// Bytes that the queue takes in the ring.
+    queue_bytes: u64,
     flight: Option<Flight>,
     /// The newest record handed to the log.
     end: Lsn,
@@ -41,6 +43,8 @@ pub struct Log {
     unstable_bytes: u64,
     index: LogIndex,
     failed: Option<i32>,
+    /// The next batch waits for room in the ring.
+    full: bool,
     /// Every batch is written stable.
     always_stable: bool,
     flush_ms: u64,
@@ -68,7 +72,7 @@ pub struct LogStart {
 
 impl Log {
     pub fn new(start: LogStart, always_stable: bool, flush_ms: u64) -> Log {
-        Log {
+        let mut log = Log {
             geometry: start.geometry,
             stream: start.stream,
             tail: start.tail,
@@ -77,6 +81,7 @@ impl Log {
             prev_crc: start.prev_crc,
             term_number: start.term_number,
             queue: VecDeque::new(),
+            queue_bytes: 0,
             flight: None,
             end: start.end,
             written: start.end,
@@ -86,9 +91,12 @@ impl Log {
             unstable_bytes: 0,
             index: start.index,
             failed: None,
+            full: false,
             always_stable,
             flush_ms,
-        }
+        };
+        log.forget_orphans();
+        log
     }
 
     pub fn end(&self) -> Lsn {
@@ -124,6 +132,11 @@ impl Log {
         self.geometry.size
     }
 
+    /// Records wait, and the ring has no room for them.
+    pub fn is_full(&self) -> bool {
+        self.full && !self.queue.is_empty()
+    }
+
     /// Nothing queued, nothing in flight, nothing unstable.
     pub fn is_settled(&self) -> bool {
         self.queue.is_empty() && self.flight.is_none() && self.durable == self.end
@@ -132,6 +145,11 @@ impl Log {
     /// An I/O is in flight.
     pub fn is_busy(&self) -> bool {
         self.flight.is_some()
+    }
+
+    /// Records that wait for the I/O in flight to end: the first of them, and the bytes that they take in the ring.
+    pub fn queued(&self) -> Option<(Lsn, u64)> {
+        self.queue.front().map(|(record, _)| (record.lsn, self.queue_bytes))
     }
 
     /// The oldest record that the ring holds; `end + 1` if it holds none.
@@ -143,6 +161,7 @@ impl Log {
     pub fn push(&mut self, record: Record, term: Term) {
         assert_eq!(record.lsn, self.end.next(), "records come in order, without holes");
         self.end = record.lsn;
+        self.queue_bytes += batch::record_bytes(&record);
         self.queue.push_back((record, term));
     }
 
@@ -163,10 +182,8 @@ impl Log {
         if self.wanted > self.durable && (self.wanted <= self.written || self.queue.is_empty()) {
             return Some(self.start_flush());
         }
-        let batch = self.start_batch(now);
-        // A full ring is emptied by what becomes durable, and a batch that has no room flushes nothing.
-        let stuck = batch.is_none() && !self.queue.is_empty() && self.durable < self.written;
-        batch.or_else(|| stuck.then(|| self.start_flush()))
+        // A ring without room gets it only from what is durable: what is written and waited for is flushed first.
+        self.start_batch(now).or_else(|| (self.wanted.min(self.written) > self.durable).then(|| self.start_flush()))
     }
 
     /// When the log flushes by itself (L3).
@@ -194,10 +211,13 @@ impl Log {
             count += 1;
         }
         let address = self.geometry.place(self.next, bytes);
-        if address + bytes > self.reusable + self.geometry.size {
-            return None; // Full until the tail moves (L5).
+        // Until the tail moves (L5).
+        self.full = address + bytes > self.reusable + self.geometry.size;
+        if self.full {
+            return None;
         }
         let records: Vec<Record> = self.queue.drain(..count).map(|(r, _)| r).collect();
+        self.queue_bytes -= bytes - BLOCK as u64;
         // A term that an unrelated promotion opened with a lower number still goes on the chain: ids tell terms apart.
         self.term_number = self.term_number.max(term.number);
         let fields = BatchFields {
@@ -257,6 +277,7 @@ impl Log {
     pub fn truncate(&mut self, end: Lsn) {
         assert!(self.flight.is_none() && end <= self.end && self.durable >= end);
         self.queue.clear();
+        self.queue_bytes = 0;
         self.end = end;
         self.written = end;
         self.durable = end;
@@ -264,6 +285,14 @@ impl Log {
         self.unstable_since = None;
         self.unstable_bytes = 0;
         self.index.truncate(end);
+        self.forget_orphans();
+    }
+
+    /// Where no record counts any more, what the ring still holds are orphans: they need no room.
+    fn forget_orphans(&mut self) {
+        if self.index.is_empty() && self.flight.is_none() {
+            self.tail = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.end.next() };
+        }
     }
 
     /// Empties the log at a position that the store holds (the two ends of a resync). The new stream id makes everything
@@ -340,16 +369,37 @@ impl Log {
             e.volume == extent.volume && e.offset < extent.offset + extent.length && extent.offset < e.offset + e.length
         };
         // What is not known record by record may have touched anything.
-        let known = self.index.exact_from().map_or(self.from(), |first| first) <= after.next();
-        !known
+        !self.knows_each_after(after)
             || self.index.newest_changed(after).any(|(_, e)| overlaps(&e))
             || self.unindexed().any(|(lsn, e)| lsn > after && overlaps(&e))
+    }
+
+    /// Whether it knows record by record what was changed after `after`.
+    pub fn knows_each_after(&self, after: Lsn) -> bool {
+        self.index.exact_from().unwrap_or(self.from()) <= after.next()
     }
 
     /// Bytes that the records after `after` cover, or somewhat more.
     pub fn covered_after(&self, after: Lsn) -> u64 {
         let newest = self.unindexed().filter(|(lsn, _)| *lsn > after).map(|(_, e)| e.length);
         self.index.covered_after(after) + newest.sum::<u64>()
+    }
+
+    /// Bytes of payload of the records after `after`, or somewhat more.
+    pub fn payload_after(&self, after: Lsn) -> u64 {
+        let flying = match &self.flight {
+            Some(Flight::Write { entry, .. }) => entry.metas.as_slice(),
+            _ => &[],
+        };
+        let first = self.written.next();
+        let flying = flying.iter().zip(first.0..).filter(|(_, lsn)| *lsn > after.0).map(|(m, _)| m.payload_bytes());
+        let queued = self.queue.iter().filter(|(r, _)| r.lsn > after).map(|(r, _)| r.payload.len() as u64);
+        self.index.payload_after(after) + flying.sum::<u64>() + queued.sum::<u64>()
+    }
+
+    /// Batches that it holds; about, where a stretch has been cut.
+    pub fn batches(&self) -> u64 {
+        self.index.batches()
     }
 
     /// Ranges of the records that are not written yet.
@@ -372,4 +422,60 @@ fn entry_extents(entry: &BatchEntry) -> impl Iterator<Item = (Lsn, Extent)> + '_
         .iter()
         .enumerate()
         .map(move |(i, m)| (Lsn(first + i as u64), Extent { volume: m.volume, offset: m.offset, length: m.length }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERM: Term = Term { number: 1, id: TermId(1), first: Lsn(1) };
+
+    fn log(ring_blocks: u64) -> Log {
+        let tail = ScanStart { address: 0, prev_crc: batch::seed(7), first: Lsn(1) };
+        let geometry = Geometry { start: 0, size: ring_blocks * BLOCK as u64 };
+        let (end, index) = (Lsn(0), LogIndex::new(geometry.size, 1 << 20));
+        let start =
+            LogStart { geometry, stream: 7, tail, next: 0, prev_crc: tail.prev_crc, term_number: 0, end, index };
+        Log::new(start, false, 1000)
+    }
+
+    fn discard(lsn: u64) -> Record {
+        let (volume, kind, payload) = (VolumeId(0), Kind::Discard, Payload::empty());
+        Record { lsn: Lsn(lsn), volume, kind, offset: 0, length: 4096, crc: 0, payload }
+    }
+
+    #[test]
+    fn a_full_ring_flushes_what_is_waited_for() {
+        // Room for eight batches of one record; nobody asks for durability while they are written.
+        let mut log = log(8);
+        for lsn in 1..=8 {
+            log.push(discard(lsn), TERM);
+            assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Write { sync: false, .. }))));
+            log.done(Ok(()));
+        }
+        log.push(discard(9), TERM);
+        assert!(log.poll(Time(0)).is_none(), "full, and nobody waits");
+        log.want_durable(Lsn(9));
+        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Flush))), "only what is durable can leave the ring");
+        log.done(Ok(()));
+        assert_eq!(log.durable(), Lsn(8));
+        assert!(log.poll(Time(0)).is_none());
+    }
+
+    #[test]
+    fn orphans_do_not_keep_the_ring_full() {
+        let mut log = log(8);
+        for lsn in 1..=8 {
+            log.push(discard(lsn), TERM);
+            log.want_durable(Lsn(lsn));
+            assert!(log.poll(Time(0)).is_some());
+            log.done(Ok(()));
+        }
+        log.truncate(Lsn(0));
+        assert_eq!(log.held(), 0, "none of it counts");
+        let tail = log.tail();
+        log.tail_is_durable(tail.address);
+        log.push(discard(1), Term { number: 2, id: TermId(2), first: Lsn(1) });
+        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Write { .. }))));
+    }
 }

@@ -30,6 +30,8 @@ struct Entry {
     /// It stands right behind the batch before it, all of whose records count.
     follows: bool,
     ranges: Box<[Extent]>,
+    /// Bytes of payload.
+    payload: u64,
 }
 
 /// Batches, one behind the other.
@@ -44,8 +46,10 @@ struct Stretch {
     changed: Runs,
     /// Ranges that are not packed yet.
     pending: Vec<Extent>,
-    /// Bytes that its records cover.
+    /// Bytes that its records cover, and bytes of payload among them.
     covers: u64,
+    payload: u64,
+    batches: u64,
 }
 
 impl Stretch {
@@ -178,6 +182,7 @@ impl LogIndex {
             last: batch.last(),
             follows,
             ranges: batch.metas.iter().map(range).collect(),
+            payload: batch.metas.iter().map(RecordMeta::payload_bytes).sum(),
         });
         while self.recent_records > self.exact && self.recent.len() > 1 {
             self.age();
@@ -200,6 +205,8 @@ impl LogIndex {
                 changed: Runs::default(),
                 pending: Vec::new(),
                 covers: 0,
+                payload: 0,
+                batches: 0,
             });
         }
         // There is one: the last, or the one just made.
@@ -210,6 +217,8 @@ impl LogIndex {
         stretch.last = entry.last;
         stretch.end = entry.start.address + entry.bytes;
         stretch.covers += entry.ranges.iter().map(|e| e.length).sum::<u64>();
+        stretch.payload += entry.payload;
+        stretch.batches += 1;
         stretch.pending.extend(entry.ranges);
         if stretch.pending.len() >= PENDING {
             stretch.pack(share);
@@ -224,6 +233,7 @@ impl LogIndex {
             self.recent_records -= entry.ranges.len() - keep;
             if keep > 0 {
                 entry.ranges = entry.ranges[..keep].into();
+                entry.payload = entry.payload.min(covered(&entry.ranges));
                 entry.last = end;
                 break;
             }
@@ -311,12 +321,35 @@ impl LogIndex {
         old.sum::<u64>() + self.newest_changed(after).map(|(_, e)| e.length).sum::<u64>()
     }
 
+    /// Bytes of payload of the records after `after`; about, where it lies within a batch or a stretch.
+    pub fn payload_after(&self, after: Lsn) -> u64 {
+        let of_stretch = |s: &Stretch| {
+            let (all, behind) = (s.last.0 + 1 - s.first().0, s.last.0 - after.0.max(s.first().0 - 1));
+            (u128::from(s.payload) * u128::from(behind) / u128::from(all)) as u64
+        };
+        let of_batch = |e: &Entry| {
+            let skipped = after.next().0.saturating_sub(e.start.first.0) as usize;
+            e.payload.min(covered(&e.ranges[skipped..]))
+        };
+        let old = self.old.iter().filter(|s| s.last > after).map(of_stretch);
+        old.sum::<u64>() + self.recent.iter().filter(|e| e.last > after).map(of_batch).sum::<u64>()
+    }
+
+    /// Batches; too many where a stretch has been cut.
+    pub fn batches(&self) -> u64 {
+        self.old.iter().map(|s| s.batches).sum::<u64>() + self.recent.len() as u64
+    }
+
     /// Bytes of memory, about.
     pub fn memory(&self) -> usize {
         let stretch = |s: &Stretch| 128 + s.marks.len() * 24 + s.changed.bytes() + s.pending.len() * 24;
         let entry = |e: &Entry| 88 + e.ranges.len() * 24;
         self.old.iter().map(stretch).sum::<usize>() + self.recent.iter().map(entry).sum::<usize>()
     }
+}
+
+fn covered(ranges: &[Extent]) -> u64 {
+    ranges.iter().map(|e| e.length).sum()
 }
 
 impl Sink for LogIndex {

@@ -9,18 +9,26 @@ mod command;
 pub mod config;
 pub mod dirty;
 pub mod disk;
+#[cfg(test)]
+mod duo_tests;
 pub mod extents;
 mod fetch;
+pub mod forecast;
+#[cfg(test)]
+mod forecast_tests;
 mod gap;
 pub mod hello;
+pub mod latency;
 pub mod lineage;
 mod links;
 pub mod log;
 pub mod log_index;
+pub mod log_report;
 pub mod node;
 pub mod notice;
 pub mod overlay;
 pub mod peer;
+pub mod progress;
 pub mod recovery;
 mod resync_source;
 mod resync_target;
@@ -31,10 +39,13 @@ mod source;
 pub mod status;
 mod store;
 pub mod superblock;
+#[cfg(test)]
+mod surface_tests;
 mod target;
 mod times;
+pub mod trouble;
 pub mod types;
-mod verify;
+pub mod verify;
 mod view;
 
 pub use api::*;

@@ -9,6 +9,7 @@ use super::command::Operation;
 use super::config::NodeConfig;
 use super::gap::{GapState, Rollback};
 use super::hello::Charter;
+use super::latency::Latencies;
 use super::lineage::Lineage;
 use super::log::Log;
 use super::log_index::Place;
@@ -179,7 +180,8 @@ pub struct Node {
     pub(super) reclaim: Reclaim,
     pub(super) gap: Option<GapState>,
     pub(super) rollback: Option<Rollback>,
-    /// I/Os of a resync that are under way: a rollback waits for them.
+    /// I/Os under way that a resync or its preparation began, whatever became of its session: a rollback waits for them, and so does
+    /// the next session, which would write to the same places.
     pub(super) resync_ios: u64,
     /// The history ran out in the middle of a resync: the undo is to be put back.
     pub(super) unwind: bool,
@@ -189,6 +191,13 @@ pub struct Node {
     pub(super) verify: Option<super::verify::Verify>,
     pub(super) verify_jobs: u64,
     pub(super) ids_drawn: u64,
+    pub(super) troubles: super::trouble::Troubles,
+    /// How long writes and flushes of clients took, and those of the log.
+    pub(super) write_times: Latencies,
+    pub(super) flush_times: Latencies,
+    pub(super) log_times: Latencies,
+    /// When the I/O of the log that is in flight began.
+    log_began: Time,
     purposes: BTreeMap<IoId, Purpose>,
     next_io: u64,
     out: VecDeque<Action>,
@@ -236,6 +245,11 @@ impl Node {
             verify: None,
             verify_jobs: 0,
             ids_drawn: 0,
+            troubles: super::trouble::Troubles::default(),
+            write_times: Latencies::default(),
+            flush_times: Latencies::default(),
+            log_times: Latencies::default(),
+            log_began: now,
             purposes: BTreeMap::new(),
             next_io: 0,
             out: VecDeque::new(),
@@ -264,6 +278,7 @@ impl Node {
             Event::PeerDown { peer, session } => self.peer_down(peer, session),
             Event::ConnectFailed { peer } => self.connect_failed(peer),
             Event::PeerMessage { peer, session, message } => self.peer_message(peer, session, message),
+            Event::PeerHeard { peer, session } => self.peer_heard(peer, session),
             Event::Command { id, command } => self.command(id, command),
         }
     }
@@ -282,8 +297,12 @@ impl Node {
             // Somebody waits for memory: what is held becomes durable, committed and applied as soon as can be.
             let written = self.log.written();
             self.log.want_durable(written);
+            if self.role() == Role::Active {
+                self.flush_to = self.flush_to.max(written);
+            }
         }
         if let Some((part, op)) = self.log.poll(self.now) {
+            self.log_began = self.now;
             self.io(Purpose::Log, part, op);
         }
         self.poll_unwind();
@@ -390,6 +409,7 @@ impl Node {
         let purpose = self.purposes.remove(&id).expect("an I/O that was asked for");
         match purpose {
             Purpose::Log => {
+                self.log_took(self.now.since_us(self.log_began));
                 self.log.done(result.map(|_| ()).map_err(|e| e.errno));
                 if let Some(errno) = self.log.failed() {
                     self.storage_failed("log", errno);
@@ -423,11 +443,19 @@ impl Node {
         }
     }
 
+    /// The active is told of it with the next acknowledgement.
+    fn log_took(&mut self, us: u64) {
+        self.log_times.add(self.now, us);
+        for target in self.peers.iter_mut().filter_map(super::peer::Peer::target_mut) {
+            target.disk_us = target.disk_us.max(us);
+        }
+    }
+
     /// A failed log or superblock is final for this process (L4): it acknowledges nothing more.
     pub(super) fn storage_failed(&mut self, part: &str, errno: i32) {
         self.notice(Notice::StorageFailed { part: part.into(), errno });
         if self.fault.is_none() {
-            self.fault = Some(format!("{part}: errno {errno}"));
+            self.fault = Some(format!("{part}: {}", super::trouble::errno_words(errno)));
             self.abandon_operation(part);
             self.superblock.log_failed();
             if part != "superblock" {

@@ -12,9 +12,9 @@ pub enum Refusal {
     #[error("{peer} is active: use `understudy switchover --to {me}` on it, or demote it first")]
     PeerIsActive { peer: String, me: String },
     #[error(
-        "{} cannot be reached, and may hold newer data or still be serving. Start it or mend the link; or, when you have made sure \
-         that it is off, promote with --force --off {}", peers.join(", "), peers.join(","))]
-    Unreachable { peers: Vec<String> },
+        "{} cannot be reached, and may hold newer data or still be serving.{} Start it or mend the link; or, when you have made sure \
+         that it is off, promote with --force --off {}", peers.join(", "), alone_words(alone), peers.join(","))]
+    Unreachable { peers: Vec<String>, alone: Vec<String> },
     #[error("{peer} answers, so it is not off; leave it out of --off")]
     NotOff { peer: String },
     #[error(
@@ -24,8 +24,14 @@ pub enum Refusal {
     Conflict { peer: String },
     #[error("{peer} is being promoted, or knows of a newer promotion: see `understudy status` there")]
     Claimed { peer: String },
+    #[error(
+        "{} is in sync or active as far as this node knows, and not in this node's file: it may hold newer data or still be serving. \
+             Put it back into the file; or, when you have made sure that it is off for good, promote with --force", peers.join(", "))]
+    NotInFile { peers: Vec<String> },
     #[error("no node of this resource is called {name:?}; its nodes are {}", known.join(", "))]
     UnknownNode { name: String, known: Vec<String> },
+    #[error("{node} is the node that was asked: name another one")]
+    Itself { node: String },
     #[error(
         "{peer} holds {records} record(s) past the end of this node (up to lsn {end}): promote {peer} instead, or use --force to give them up"
     )]
@@ -43,6 +49,11 @@ pub enum Refusal {
          image. Wait for the resync to end, or promote another node; --force does not help"
     )]
     Overwritten,
+    #[error(
+        "there is nobody to compare with: {}",
+        peers.iter().map(|(peer, why)| format!("{peer}: {why}")).collect::<Vec<_>>().join("; ")
+    )]
+    NobodyToCompare { peers: Vec<(String, String)> },
     #[error("{peer} is not in sync: {why}. Wait for it, or see `understudy status`")]
     NotInSync { peer: String, why: String },
     #[error(
@@ -55,6 +66,17 @@ pub enum Refusal {
     Faulted { what: String },
     #[error("not done in time: {what}")]
     TimedOut { what: String },
+}
+
+/// Those of the unreachable who may hold completed writes that the asked node has never seen.
+fn alone_words(alone: &[String]) -> String {
+    match alone {
+        [] => String::new(),
+        names => format!(
+            " {} was active, and may have gone on alone: what it completed since would be given up here, and set aside when it returns.",
+            names.join(", ")
+        ),
+    }
 }
 
 /// One line of the event stream. The name of the variant is the name of the event, in snake_case.
@@ -155,5 +177,8 @@ pub enum Notice {
     StorageFailed {
         part: String,
         errno: i32,
+    },
+    StorageWorks {
+        part: String,
     },
 }

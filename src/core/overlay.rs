@@ -176,22 +176,39 @@ impl Overlay {
     /// What must be written so that the stores hold every record up to `up_to` and none past it (S1): each byte at most
     /// once, by volume and offset. Nothing is forgotten: that is for [`Overlay::retire`], once all of it is written.
     pub fn plan(&self, up_to: Lsn) -> Vec<Piece> {
-        let count = self.index_past(up_to);
-        let built;
-        let view = if count == self.queue.len() {
-            &self.view
-        } else {
-            built = replay(self.view.len(), self.queue.range(..count));
-            &built
-        };
         let mut pieces = Pieces::default();
-        for (volume, map) in view.iter().enumerate() {
+        for (volume, map) in self.view.iter().enumerate() {
+            // No truncation: there are as many volumes as VolumeIds at most.
+            let volume = VolumeId(volume as u16);
+            let hidden = self.hidden(volume, up_to);
             for (start, end, version) in map.iter() {
-                // No truncation: there are as many volumes as VolumeIds at most.
-                pieces.push(VolumeId(volume as u16), start, end, &version.bytes);
+                if version.lsn <= up_to {
+                    pieces.push(volume, start, end, &version.bytes);
+                } else {
+                    hidden.overlapping(start, end).for_each(|(s, e, older)| pieces.push(volume, s, e, &older.bytes));
+                }
             }
         }
         pieces.done
+    }
+
+    /// What the records up to `up_to` show in the ranges where the view shows a newer one.
+    fn hidden(&self, volume: VolumeId, up_to: Lsn) -> RangeMap<Version> {
+        let mut hidden = RangeMap::new();
+        let count = self.index_past(up_to);
+        if count == self.queue.len() {
+            return hidden;
+        }
+        let newer = self.view[volume.0 as usize].iter().filter(|(_, _, version)| version.lsn > up_to);
+        let newer: Vec<(u64, u64)> = newer.map(|(start, end, _)| (start, end)).collect();
+        for record in self.queue.range(..count).filter(|r| r.volume == volume) {
+            let at = newer.partition_point(|(_, end)| *end <= record.offset);
+            for (start, end) in newer[at..].iter().take_while(|(start, _)| *start < record.end()) {
+                let (from, to) = ((*start).max(record.offset), (*end).min(record.end()));
+                hidden.insert(from, to, Version::of(record).slice(from - record.offset, to - from));
+            }
+        }
+        hidden
     }
 
     /// Forgets the records up to `up_to`: the stores hold them now.

@@ -2,7 +2,10 @@
 
 use super::api::PeerMsg;
 use super::dirty::DirtySet;
+use super::forecast::Probe;
 use super::hello::Hello;
+use super::latency::Latencies;
+use super::progress::Pace;
 use super::resync_source::ResyncSource;
 use super::resync_target::ResyncTarget;
 use super::types::*;
@@ -19,6 +22,8 @@ pub struct Peer {
     pub retry_at: Time,
     /// The next pause between two attempts, in ms.
     pub backoff_ms: u64,
+    /// When the present or latest session was agreed on by both.
+    pub stands_since: Time,
     pub last_heard: Time,
     pub last_sent: Time,
     /// The other side's first message in the present or latest session.
@@ -39,10 +44,21 @@ pub struct Peer {
     pub rejoin_from: Lsn,
     /// Why the link is not up or not in sync, for people.
     pub why: Option<String>,
-    /// Round trip to the peer's acknowledgement, smoothed, in µs.
+    /// When a session with it was last refused from this side.
+    pub refused_at: Option<Time>,
+    /// There and back, without what the peer did in between, smoothed, in µs.
     pub round_trip_us: u64,
+    /// The newest echo that was measured by: an echo that comes again tells nothing.
+    pub last_echo_us: u64,
+    /// The same, not smoothed; and how long the peer's log took.
+    pub wire_times: Latencies,
+    pub disk_times: Latencies,
+    /// How fast a catch-up or resync is.
+    pub pace: Pace,
     /// When the link went down, for the drop of a member that is gone (C4).
     pub down_since: Option<Time>,
+    /// An operator asks what a session would do.
+    pub probe: Option<Probe>,
 }
 
 /// The state of the connection. All changes go through `Node::set_link`.
@@ -84,9 +100,14 @@ pub struct Source {
     /// The newest `flush_to` and `committed` told to the peer.
     pub told_flush: Lsn,
     pub told_committed: Lsn,
-    /// Bytes sent in the session, and when it began, for people.
-    pub bytes: u64,
-    pub since: Time,
+    /// It has not caught up with what the log held when it came, or when it last had to be fed from the log.
+    pub lags: bool,
+    /// Once all was sent: it has caught up when it confirms this record.
+    pub all_sent: Option<Lsn>,
+    /// Bytes of records that it has confirmed in this session.
+    pub confirmed: u64,
+    /// While a gap is open: the newest record that it has taken.
+    pub streamed: Lsn,
 }
 
 /// Where the stream stands.
@@ -105,8 +126,13 @@ pub enum Feed {
 pub struct Target {
     pub session: SessionId,
     pub stage: TargetStage,
-    /// The active's clock in its newest frame.
+    /// The active's clock in its newest frame, and when that came.
     pub echo_us: u64,
+    pub frame_at: Time,
+    /// The longest write or flush of the log since the last acknowledgement.
+    pub disk_us: u64,
+    /// What the active said that its contents are.
+    pub resync_bytes: Option<u64>,
     /// What was last acknowledged: received, durable, applied, resync bytes, echo.
     pub told: (Lsn, Lsn, Lsn, u64, u64),
     /// The active's newest record.
@@ -140,6 +166,7 @@ impl Default for Peer {
             wanted: true,
             retry_at: Time(0),
             backoff_ms: 10,
+            stands_since: Time(0),
             last_heard: Time(0),
             last_sent: Time(0),
             hello: None,
@@ -152,8 +179,14 @@ impl Default for Peer {
             joining: None,
             rejoin_from: Lsn(0),
             why: None,
+            refused_at: None,
             round_trip_us: 0,
+            last_echo_us: 0,
+            wire_times: Latencies::default(),
+            disk_times: Latencies::default(),
+            pace: Pace::default(),
             down_since: None,
+            probe: None,
         }
     }
 }
@@ -209,7 +242,6 @@ impl Source {
     pub fn sent(&mut self, last: Lsn, bytes: u64) {
         self.in_flight.push_back((last, bytes));
         self.in_flight_bytes += bytes;
-        self.bytes += bytes;
     }
 
     /// Takes acknowledged frames out of the window.
@@ -220,6 +252,7 @@ impl Source {
             }
             self.in_flight.pop_front();
             self.in_flight_bytes -= bytes;
+            self.confirmed += bytes;
         }
     }
 }

@@ -183,9 +183,9 @@ fn read_bitmaps(
         let part = Part::Bitmap { peer, half: state.half };
         let mut bits = Bits { set: DirtySet::bounded(&sizes, config.bits_limit()), bad: false };
         let found = read_chain(part, state.stream, disk, &mut bits)?;
-        let chain = Chain { address: found.next, prev_crc: found.prev_crc, next: found.end.next() };
+        let chain = chain_end(&found);
         let mut bitmap = Bitmap::recovered(bits.set, state, chain);
-        if found.next < state.listed || bits.bad {
+        if chain.address < state.listed || bits.bad {
             bitmap.from = Lsn(u64::MAX);
         }
         bitmaps.push(bitmap);
@@ -207,6 +207,14 @@ fn read_chain(
     scan_into(&geometry, stream, start, |offset, length| disk.read(part, offset, length), sink).map_err(io)
 }
 
+/// Where a growing part goes on: behind its last whole batch. What is torn was never durable, and protects nothing: all of it
+/// is written anew.
+fn chain_end(found: &Walked) -> Chain {
+    let behind = ScanStart { address: found.next, prev_crc: found.prev_crc, first: found.end.next() };
+    let ScanStart { address, prev_crc, first } = found.torn.unwrap_or(behind);
+    Chain { address, prev_crc, next: first }
+}
+
 /// A list of what a peer lacks, read.
 struct Bits {
     set: DirtySet,
@@ -223,6 +231,8 @@ impl Sink for Bits {
         }
     }
 
+    fn push_torn(&mut self, _batch: BatchEntry, _body: &Payload) {}
+
     /// What was listed and does not count is dirty for nothing.
     fn void_from(&mut self, _first: Lsn) {}
 }
@@ -237,7 +247,12 @@ fn read_gap(
     let sizes: Vec<u64> = config.volumes.iter().map(|v| v.size).collect();
     let mut state = GapState::new(gap, &sizes, config.changed_limit(), superblock.history_stream);
     let found = read_chain(Part::History, superblock.history_stream, disk, &mut state)?;
-    state.chain = Chain { address: found.next, prev_crc: found.prev_crc, next: found.end.next() };
+    state.chain = chain_end(&found);
+    if let Verdict::Damage { .. } = found.verdict {
+        // Some of the undo is lost: there is no way back, and no telling what is between two positions.
+        state.state.rollback = None;
+        state.state.everything = true;
+    }
     Ok(Some(state))
 }
 
@@ -252,8 +267,10 @@ struct Known<'a> {
 impl Sink for Known<'_> {
     fn push(&mut self, batch: BatchEntry, body: &Payload) {
         if self.alien.is_none() {
+            let (lineage, id) = (self.lineage, batch.term.id);
+            let ours = |lsn: Lsn| lineage.is_before_memory(lsn) || lineage.term_at(lsn).is_some_and(|t| t.id == id);
             let mut lsns = (batch.start.first.0..=batch.last().0).map(Lsn);
-            self.alien = lsns.find(|lsn| self.lineage.term_at(*lsn).map(|t| t.id) != Some(batch.term.id));
+            self.alien = lsns.find(|lsn| !ours(*lsn));
         }
         Sink::push(&mut self.index, batch, body);
     }

@@ -63,9 +63,42 @@ impl ResyncSource {
         }
     }
 
+    /// Contents that the peer has not confirmed.
+    pub fn left_bytes(&self) -> u64 {
+        match self.search {
+            Search::Nothing => {
+                let run = self.run.map_or(0, |r| r.length);
+                self.left.bytes() + run + self.reading_bytes + self.sent.saturating_sub(self.acked)
+            }
+            _ => self.total.saturating_sub(self.acked),
+        }
+    }
+
+    pub fn base(&self) -> Lsn {
+        self.base
+    }
+
+    /// How much there is to send is still being counted.
+    pub fn is_counting(&self) -> bool {
+        matches!(self.search, Search::Count { .. })
+    }
+
+    fn is_reading(&self, extent: Extent) -> bool {
+        let overlaps = |e: &Extent| {
+            e.volume == extent.volume && e.offset < extent.offset + extent.length && extent.offset < e.offset + e.length
+        };
+        self.jobs.values().any(|job| overlaps(&job.extent))
+    }
+
     /// The next contents to read.
     fn take(&mut self) -> Option<Extent> {
         self.left.take(&mut self.cursor, &mut self.run, JOB_BYTES)
+    }
+
+    /// What was just taken is to be read later.
+    fn put_back(&mut self, taken: Extent) {
+        let rest = self.run.map_or(0, |r| r.length);
+        self.run = Some(Extent { length: taken.length + rest, ..taken });
     }
 }
 
@@ -73,7 +106,8 @@ impl Node {
     /// A piece of what the passive lacks beside what this node knows.
     pub(super) fn lacks_came(&mut self, node: NodeId, piece: &[u8]) {
         let empty = self.new_bits();
-        let Some(source) = self.peers[node.0 as usize].source_mut() else {
+        let source = self.peers[node.0 as usize].source_mut().filter(|s| matches!(s.feed, Feed::Preparing));
+        let Some(source) = source else {
             return self.close_link(node, "a list of blocks without an active", true);
         };
         let session = source.session;
@@ -166,7 +200,7 @@ impl Node {
 
     /// Starts reads, or ends the pass; false when there is nothing to do now.
     pub(super) fn feed_contents(&mut self, node: NodeId) -> bool {
-        let window = self.cfg.window;
+        let window = self.cfg.window_of(node);
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;
         let Feed::Resync(pass) = &mut source.feed else { return false };
@@ -186,6 +220,11 @@ impl Node {
             _ => {}
         }
         match pass.take() {
+            // A block that joined the pass again while it was being read: the older contents must not come after the newer.
+            Some(extent) if pass.is_reading(extent) => {
+                pass.put_back(extent);
+                false
+            }
             Some(extent) => {
                 self.start_job(node, session, extent);
                 true
@@ -287,7 +326,6 @@ impl Node {
         pass.sent += extent.length;
         let sent_bytes = pass.sent;
         source.resync_sent = sent_bytes;
-        source.bytes += extent.length;
         let records = read.into_records();
         self.send(node, session, PeerMsg::ResyncData { records, sent_bytes });
     }
@@ -299,9 +337,8 @@ impl Node {
         let Feed::Resync(pass) = &source.feed else { return };
         let base = pass.base;
         source.resync_acked = pass.acked;
+        source.streamed = base;
         source.feed = Feed::Stream { next: base.next(), reading: false };
-        source.in_flight.clear();
-        source.in_flight_bytes = 0;
         source.until = until;
         self.send(node, session, PeerMsg::ResyncEnd { base, until });
     }

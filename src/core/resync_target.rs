@@ -44,9 +44,12 @@ pub struct ResyncTarget {
 }
 
 #[derive(Debug)]
-enum Work {
+pub(super) enum Work {
     Content(Record),
     Record(Record),
+    /// A part of a record that is too long to be taken in one piece, and what follows the last one.
+    Part(Record),
+    Passed(Lsn),
     /// All contents up to this count have come.
     Mark(u64),
     End {
@@ -72,7 +75,7 @@ pub(super) enum Step {
     /// The superblock that gives up the way back is being written (contract 3).
     GiveUp,
     /// Looks where the store holds data in a long discard.
-    Search(Record),
+    Search(Work),
     /// Reads what the group will overwrite.
     Read {
         group: Group,
@@ -113,6 +116,11 @@ impl ResyncTarget {
         }
     }
 
+    /// Bytes of contents that are in the store.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
     pub fn take_records(&mut self, records: Vec<Record>) {
         self.incoming.extend(records.into_iter().map(Work::Record));
     }
@@ -130,12 +138,13 @@ impl ResyncTarget {
         let mut bytes = 0;
         while let Some(work) = self.incoming.front() {
             let length = match work {
-                Work::Content(r) if r.kind != Kind::Write && r.length > LONG_DISCARD => break,
-                Work::Content(r) => r.payload.len() as u64,
-                Work::Record(r) if r.lsn > committed || self.until.is_none() => break,
+                Work::Content(r) | Work::Part(r) if is_long(r) => break,
+                // Without payload too: what its blocks held is read and saved.
+                Work::Content(r) | Work::Part(r) => r.length,
+                Work::Record(r) if r.lsn > committed || self.until.is_none() || is_long(r) => break,
                 Work::Record(r) if r.lsn <= self.received => return Err("records out of order"),
-                Work::Record(r) => r.payload.len() as u64,
-                Work::Mark(_) | Work::End { .. } => 0,
+                Work::Record(r) => r.length,
+                Work::Mark(_) | Work::Passed(_) | Work::End { .. } => 0,
             };
             if bytes > 0 && bytes + length > GROUP_BYTES {
                 break;
@@ -154,6 +163,11 @@ impl ResyncTarget {
                     group.through = Some(record.lsn);
                     group.records.push(record);
                 }
+                Some(Work::Part(record)) => group.records.push(record),
+                Some(Work::Passed(lsn)) => {
+                    self.received = lsn;
+                    group.through = Some(lsn);
+                }
                 Some(Work::Mark(taken)) => group.taken = taken,
                 Some(Work::End { base, until }) => {
                     if base < self.received || until < base {
@@ -168,6 +182,36 @@ impl ResyncTarget {
         }
         Ok(group)
     }
+
+    /// Takes a long discard from the front, to look where the store holds data in it: what is a hole needs no undo. One of the
+    /// stream is over when its last part is.
+    fn take_long(&mut self) -> Result<Option<Work>, &'static str> {
+        let turn = match self.incoming.front() {
+            Some(Work::Content(r) | Work::Part(r)) => is_long(r),
+            Some(Work::Record(r)) => is_long(r) && r.lsn <= self.committed && self.until.is_some(),
+            _ => false,
+        };
+        if !turn {
+            return Ok(None);
+        }
+        match self.incoming.pop_front() {
+            Some(Work::Content(record)) => {
+                self.until = None;
+                Ok(Some(Work::Content(record)))
+            }
+            Some(Work::Record(record)) if record.lsn == self.received.next() => {
+                self.incoming.push_front(Work::Passed(record.lsn));
+                Ok(Some(Work::Part(record)))
+            }
+            Some(Work::Record(_)) => Err("records out of order"),
+            part => Ok(part),
+        }
+    }
+}
+
+/// A discard that is not taken in one piece.
+fn is_long(record: &Record) -> bool {
+    record.kind != Kind::Write && record.length > LONG_DISCARD
 }
 
 impl Group {
@@ -210,16 +254,15 @@ impl Node {
         if !matches!(resync.step, Step::Idle) {
             return;
         }
-        if let Some(Work::Content(record)) = resync.incoming.front()
-            && record.kind != Kind::Write
-            && record.length > LONG_DISCARD
-        {
-            let record = record.clone();
-            resync.incoming.pop_front();
-            resync.until = None;
-            let (part, op) = (Part::Store(record.volume), IoOp::NextData { offset: record.offset });
-            resync.step = Step::Search(record);
-            return self.resync_io(node, part, op, 0);
+        match resync.take_long() {
+            Err(why) => return self.close_link(node, why, true),
+            Ok(Some(work @ (Work::Content(_) | Work::Part(_)))) => {
+                let (Work::Content(record) | Work::Part(record)) = &work else { return };
+                let (part, op) = (Part::Store(record.volume), IoOp::NextData { offset: record.offset });
+                resync.step = Step::Search(work);
+                return self.resync_io(node, part, op, 0);
+            }
+            Ok(_) => {}
         }
         match resync.next_group(committed) {
             Err(why) => self.close_link(node, why, true),
@@ -350,15 +393,15 @@ impl Node {
             Ok(data) => data,
             Err(error) => {
                 // The gap stays open and the undo stays: the next session begins where this one did.
-                self.notice(super::notice::Notice::StorageFailed { part: "resync".into(), errno: error.errno });
-                return self
-                    .refuse(node, format!("the resync cannot go on: its storage failed (errno {})", error.errno));
+                self.part_failed("resync", error.errno);
+                let words = super::trouble::errno_words(error.errno);
+                return self.refuse(node, format!("the resync cannot go on, its storage failed: {words}"));
             }
         };
         let Some(resync) = self.resync_mut(node) else { return };
         match std::mem::replace(&mut resync.step, Step::Idle) {
             Step::Census { at, bytes, runs } => return self.counted(node, at, bytes, runs, &data),
-            Step::Search(record) => self.searched(node, record, data),
+            Step::Search(work) => self.searched(node, work, data),
             Step::Read { group, mut old, missing } => {
                 if let IoData::Bytes(payload) = data {
                     old[index].1 = Some(payload);
@@ -385,7 +428,12 @@ impl Node {
     }
 
     /// Of a long discard only what holds data is written and saved.
-    fn searched(&mut self, node: NodeId, record: Record, data: IoData) {
+    fn searched(&mut self, node: NodeId, work: Work, data: IoData) {
+        let (record, again): (Record, fn(Record) -> Work) = match work {
+            Work::Content(record) => (record, Work::Content),
+            Work::Part(record) => (record, Work::Part),
+            _ => return,
+        };
         let Some(resync) = self.resync_mut(node) else { return };
         let IoData::Extent(Some((offset, length))) = data else { return };
         let start = offset.max(record.offset) / DIRTY_BLOCK * DIRTY_BLOCK;
@@ -396,9 +444,9 @@ impl Node {
         let piece = (offset + length).next_multiple_of(DIRTY_BLOCK).min(record.end()).min(start + LONG_DISCARD) - start;
         let rest = record.end() - start - piece;
         if rest > 0 {
-            resync.incoming.push_front(Work::Content(Record { offset: start + piece, length: rest, ..record.clone() }));
+            resync.incoming.push_front(again(Record { offset: start + piece, length: rest, ..record.clone() }));
         }
-        resync.incoming.push_front(Work::Content(Record { offset: start, length: piece, ..record }));
+        resync.incoming.push_front(again(Record { offset: start, length: piece, ..record }));
     }
 
     /// The image is whole and stable: one superblock closes the gap, moves the checkpoint and ends the old log.
@@ -409,6 +457,7 @@ impl Node {
         let committed = resync.committed.max(through);
         self.gap = None;
         self.history_floor = 0;
+        self.part_works("resync");
         self.lineage = Lineage::new(lineage);
         self.zero = zero;
         let log_stream = self.draw_id();
@@ -444,5 +493,46 @@ impl Node {
         }
         self.send(node, session, PeerMsg::ResyncDone { position });
         self.poll_target(node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn discard(lsn: u64, length: u64) -> Record {
+        let (volume, kind, payload) = (VolumeId(0), Kind::Discard, Payload::empty());
+        Record { lsn: Lsn(lsn), volume, kind, offset: 0, length, crc: 0, payload }
+    }
+
+    fn in_the_stream(records: Vec<Record>) -> ResyncTarget {
+        let mut resync = ResyncTarget::new(Lsn(0), Vec::new(), false);
+        resync.committed = Lsn(u64::MAX);
+        resync.incoming.push_back(Work::End { base: Lsn(0), until: Lsn(0) });
+        resync.take_records(records);
+        resync
+    }
+
+    /// All that a group overwrites is read and saved at once.
+    #[test]
+    fn discards_count_for_what_their_blocks_held() {
+        let mut resync = in_the_stream((1..=1000).map(|n| discard(n, LONG_DISCARD)).collect());
+        let group = resync.next_group(Lsn(u64::MAX)).unwrap();
+        assert_eq!(group.records.len() as u64, GROUP_BYTES / LONG_DISCARD);
+        assert_eq!(group.through, Some(Lsn(4)));
+    }
+
+    #[test]
+    fn a_long_discard_of_the_stream_is_taken_in_parts() {
+        let mut resync = in_the_stream(vec![discard(1, 4 << 30), discard(2, 4096)]);
+        let group = resync.next_group(Lsn(u64::MAX)).unwrap();
+        assert!(group.is_empty() && group.through == Some(Lsn(0)), "{group:?}");
+        let Ok(Some(Work::Part(long))) = resync.take_long() else { panic!("it is its turn") };
+        assert_eq!(long.length, 4 << 30);
+        // Where data was found in it.
+        resync.incoming.push_front(Work::Part(discard(1, LONG_DISCARD)));
+        let group = resync.next_group(Lsn(u64::MAX)).unwrap();
+        assert_eq!((group.records.len(), group.through), (3 - 1, Some(Lsn(2))));
+        assert!(resync.until.is_some(), "parts of a record are no contents");
     }
 }

@@ -171,6 +171,7 @@ impl Node {
             self.read_orphans(node, session, &mut aside);
             return self.put_aside(node, aside);
         }
+        self.part_works("salvage");
         let salvage = self.next_salvage;
         self.next_salvage += 1;
         self.notice(Notice::OrphansSetAside { records: aside.records, bytes: aside.bytes, salvage });
@@ -178,9 +179,9 @@ impl Node {
     }
 
     fn salvage_failed(&mut self, node: NodeId, errno: i32) {
-        let part = format!("salvage {}", self.next_salvage);
-        self.notice(Notice::StorageFailed { part, errno });
-        let why = format!("orphaned writes could not be set aside (errno {errno}): make room in the node's dir");
+        self.part_failed("salvage", errno);
+        let words = super::trouble::errno_words(errno);
+        let why = format!("orphaned writes could not be set aside: {words}. Make room in the node's dir");
         self.refuse(node, why);
     }
 }

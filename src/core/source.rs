@@ -3,13 +3,17 @@
 use super::api::*;
 use super::log_index::{Look, Place};
 use super::node::{Node, Purpose};
-use super::peer::{Feed, Link};
+use super::peer::{Feed, Link, Peer};
 use super::types::*;
 
 /// Records in one frame at most.
 const FRAME_RECORDS: usize = 256;
 /// Payload bytes in one frame at most.
 const FRAME_BYTES: u64 = 4 << 20;
+/// The same, at least, to a peer whose bandwidth is limited.
+const LEAST_FRAME_BYTES: u64 = 64 << 10;
+/// Records that wait for the log are sent before their turn once they are so many bytes.
+const EARLY_BYTES: u64 = 64 << 10;
 /// What a record without payload counts against the window.
 const RECORD_BYTES: u64 = 64;
 
@@ -28,7 +32,7 @@ impl Node {
         if received > self.log.end() || durable > received {
             return self.close_link(node, "Ready past the end of the active's log", true);
         }
-        let from = self.log.from();
+        let (from, end) = (self.log.from(), self.log.end());
         let peer = &mut self.peers[node.0 as usize];
         let Some(source) = peer.source_mut() else {
             return self.close_link(node, "Ready without an active", true);
@@ -37,6 +41,7 @@ impl Node {
             return self.close_link(node, "the log no longer reaches that far back", true);
         }
         source.feed = Feed::Stream { next: received.next(), reading: false };
+        source.lags = received < end;
         // Within an incarnation neither decreases (C1): what was proven before in this term is a lower bound.
         peer.received = peer.received.max(received);
         peer.durable = peer.durable.max(durable);
@@ -70,20 +75,22 @@ impl Node {
         }
         if source.gap_open {
             // For flow control alone (R3).
+            source.resync_acked = source.resync_acked.max(ack.resync_bytes.min(source.resync_sent));
+            source.streamed = source.streamed.max(ack.streamed);
             return source.acknowledged(ack.streamed);
         }
         if ack.received > end || ack.durable > ack.received {
             return self.close_link(node, "an acknowledgement of what was never sent", true);
         }
         source.acknowledged(ack.received);
+        if source.all_sent.is_some_and(|mark| ack.received >= mark) {
+            (source.lags, source.all_sent) = (false, None);
+        }
         peer.received = peer.received.max(ack.received);
         peer.durable = peer.durable.max(ack.durable);
         peer.applied = peer.applied.max(ack.applied);
         peer.known = peer.known.max(ack.durable);
-        if ack.echo_us != 0 {
-            let sample = now.0.saturating_sub(ack.echo_us);
-            peer.round_trip_us = if peer.round_trip_us == 0 { sample } else { (peer.round_trip_us * 7 + sample) / 8 };
-        }
+        peer.measure(now, &ack);
         self.clear_bits(node, ack.durable);
     }
 
@@ -98,7 +105,7 @@ impl Node {
 
     /// Sends one frame or starts one read; false when there is nothing to do now.
     fn feed_once(&mut self, node: NodeId) -> bool {
-        let (window, watermarks) = (self.cfg.window, self.my_watermarks());
+        let (window, watermarks) = (self.cfg.window_of(node), self.my_watermarks());
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;
         let Feed::Stream { next, reading: false } = source.feed else { return false };
@@ -110,6 +117,9 @@ impl Node {
         }
         if next > watermarks.accepted {
             // Nothing to send: but somebody may wait for a flush of what was sent before.
+            if source.lags {
+                source.all_sent.get_or_insert(watermarks.accepted);
+            }
             let untold = source.told_flush < watermarks.flush_to;
             if untold {
                 source.told_flush = watermarks.flush_to;
@@ -120,10 +130,16 @@ impl Node {
         if source.in_flight_bytes >= window {
             return false;
         }
+        if self.log.is_busy() && self.log.queued().is_some_and(|(first, bytes)| next >= first && bytes < EARLY_BYTES) {
+            // Group commit for all nodes: what cannot complete before this node's next batch goes to the peers with it, in one
+            // frame rather than in many that wake them one by one.
+            return false;
+        }
         if self.overlay.first().is_some_and(|first| first <= next) {
             // A mark stands right after its record: what follows goes into another frame.
             let last = source.marks.front().map_or(Lsn(u64::MAX), |(after, _)| *after);
-            let records = frame(self.overlay.records_from(next).take_while(|r| r.lsn <= last).cloned());
+            let records =
+                frame(self.overlay.records_from(next).take_while(|r| r.lsn <= last).cloned(), self.frame_bytes(node));
             self.send_records(node, records);
             return true;
         }
@@ -143,6 +159,12 @@ impl Node {
         self.send(node, session, PeerMsg::Append { records, watermarks });
     }
 
+    /// Payload bytes in one frame to a peer, at most. A frame goes as a whole and is paid for afterwards, so under a limit it is small.
+    pub(super) fn frame_bytes(&self, node: NodeId) -> u64 {
+        let bandwidth = self.cfg.nodes[node.0 as usize].bandwidth;
+        bandwidth.map_or(FRAME_BYTES, |b| (b / 8).clamp(LEAST_FRAME_BYTES, FRAME_BYTES))
+    }
+
     /// A lagging peer is fed from the log.
     fn read_for(&mut self, node: NodeId, session: SessionId, next: Lsn) -> bool {
         let behind = match self.peers[node.0 as usize].source_mut().and_then(|s| s.behind.take()) {
@@ -155,6 +177,7 @@ impl Node {
         };
         if let Some(source) = self.peers[node.0 as usize].source_mut() {
             source.feed = Feed::Stream { next, reading: true };
+            (source.lags, source.all_sent) = (true, None);
         }
         self.feed_from(node, session, next, place);
         false
@@ -197,13 +220,29 @@ impl Node {
     }
 }
 
+impl Peer {
+    /// An acknowledgement tells how long the way was, without what the peer did in between, and how long its log took.
+    fn measure(&mut self, now: Time, ack: &Ack) {
+        if ack.disk_us > 0 {
+            self.disk_times.add(now, ack.disk_us);
+        }
+        if ack.echo_us <= self.last_echo_us {
+            return; // The same frame once more: it says how long nothing was sent, and nothing of the way.
+        }
+        self.last_echo_us = ack.echo_us;
+        let sample = now.0.saturating_sub(ack.echo_us).saturating_sub(ack.held_us);
+        self.wire_times.add(now, sample);
+        self.round_trip_us = if self.round_trip_us == 0 { sample } else { (self.round_trip_us * 7 + sample) / 8 };
+    }
+}
+
 /// As many records as fit one frame.
-pub(super) fn frame(records: impl Iterator<Item = Record>) -> Vec<Record> {
+pub(super) fn frame(records: impl Iterator<Item = Record>, most: u64) -> Vec<Record> {
     let mut bytes = 0;
     records
         .take(FRAME_RECORDS)
         .take_while(|r| {
-            let fits = bytes == 0 || bytes + r.payload.len() as u64 <= FRAME_BYTES;
+            let fits = bytes == 0 || bytes + r.payload.len() as u64 <= most;
             bytes += r.payload.len() as u64;
             fits
         })

@@ -1,7 +1,10 @@
 //! What `understudy status` shows; `docs/status.md` documents the fields.
 
+use super::latency::Latency;
 use super::node::{Node, Stage};
 use super::peer::{Feed, Link, Peer};
+use super::progress::Progress;
+use super::trouble::Problem;
 use super::types::*;
 use serde::Serialize;
 
@@ -25,6 +28,9 @@ pub struct Status {
     pub fault: Option<String>,
     /// What this replica could be brought up as.
     pub image: ImageStatus,
+    /// Whatever is wrong with this node's storage, and what to do.
+    pub problems: Vec<Problem>,
+    pub latency_us: LatencyStatus,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -35,6 +41,25 @@ pub struct ImageStatus {
     pub rollback: Option<Lsn>,
     /// Why it is not valid, for people.
     pub why: Option<&'static str>,
+}
+
+/// How long things took here lately; none where nothing was measured.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LatencyStatus {
+    /// A client's write, from its arrival to its answer; and a flush.
+    pub write: Option<Latency>,
+    pub flush: Option<Latency>,
+    /// One write or flush of the log.
+    pub local_disk: Option<Latency>,
+}
+
+/// The same of a peer.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PeerLatencyStatus {
+    /// There and back.
+    pub wire: Option<Latency>,
+    /// One write or flush of its log.
+    pub disk: Option<Latency>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -85,6 +110,9 @@ pub struct PeerStatus {
     pub applied: Lsn,
     pub lag: Lag,
     pub round_trip_us: u64,
+    pub latency_us: PeerLatencyStatus,
+    /// How far a catch-up or resync is; none where there is none.
+    pub progress: Option<Progress>,
     pub why: Option<String>,
 }
 
@@ -115,6 +143,12 @@ impl Node {
             peers: self.cfg.peers().map(|n| self.peer_status(n, now)).collect(),
             fault: self.fault.clone(),
             image: self.image_status(),
+            problems: self.problems(now),
+            latency_us: LatencyStatus {
+                write: self.write_times.lately(now),
+                flush: self.flush_times.lately(now),
+                local_disk: self.log_times.lately(now),
+            },
         }
     }
 
@@ -154,11 +188,13 @@ impl Node {
             applied: peer.applied,
             lag: self.lag(peer, now),
             round_trip_us: peer.round_trip_us,
+            latency_us: PeerLatencyStatus { wire: peer.wire_times.lately(now), disk: peer.disk_times.lately(now) },
+            progress: self.progress(peer, now),
             why: peer.why.clone(),
         }
     }
 
-    fn peer_state(&self, node: NodeId, peer: &Peer) -> &'static str {
+    pub(super) fn peer_state(&self, node: NodeId, peer: &Peer) -> &'static str {
         match &peer.link {
             Link::Down => "down",
             Link::Dialing => "connecting",

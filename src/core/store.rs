@@ -2,14 +2,15 @@
 
 use super::api::*;
 use super::node::{Node, Purpose};
-use super::notice::Notice;
 use super::overlay::{Content, Piece};
 use super::superblock::Then;
 use super::types::*;
 use std::collections::{BTreeSet, VecDeque};
 
-/// Store writes in flight at once.
-const PARALLEL: usize = 32;
+/// Store writes in flight at once: the most, where room is short or somebody waits for a round's end.
+const PARALLEL: u64 = 32;
+/// The fewest: applying then takes little of the disk from the log, for which clients wait.
+const PARALLEL_AT_EASE: u64 = 2;
 /// After a failed round, the pause before it is written again, in ms.
 const RETRY_MS: u64 = 1000;
 
@@ -100,10 +101,18 @@ impl Node {
         if self.store.failed {
             return since_ms >= RETRY_MS;
         }
-        let full = self.overlay.memory() >= self.cfg.memory.min(self.log.size() / 4) / 2;
-        let hurried =
-            self.clients.waiting_for_room() > 0 || self.has_deferred() || self.store.may_hold > self.store.applied;
-        full || hurried || since_ms >= self.cfg.apply_ms || self.log.used() > self.log.size() / 2 || self.settling()
+        let again = self.store.may_hold > self.store.applied;
+        again || since_ms >= self.cfg.apply_ms || self.apply_parallel() == PARALLEL
+    }
+
+    /// How many store writes may be in flight: the more, the fuller memory and ring are.
+    fn apply_parallel(&self) -> u64 {
+        if self.clients.waiting_for_room() > 0 || self.has_deferred() || self.settling() {
+            return PARALLEL;
+        }
+        let share = |used: u64, of: u64| used.saturating_mul(2 * PARALLEL) / of.max(1);
+        let memory = share(self.overlay.memory(), self.cfg.memory.min(self.log.size() / 4));
+        memory.max(share(self.log.used(), self.log.size())).clamp(PARALLEL_AT_EASE, PARALLEL)
     }
 
     pub(super) fn store_deadline(&self) -> Option<Time> {
@@ -120,10 +129,11 @@ impl Node {
 
     fn step_round(&mut self) {
         let mut ios = Vec::new();
+        let parallel = self.apply_parallel() as usize;
         if let Some(round) = self.store.round.as_mut().filter(|r| r.noted) {
             // Many at once, rather than one for each that completes: they then share one submission to the disk.
-            let refill = round.writing <= PARALLEL / 2;
-            while refill && round.writing < PARALLEL && round.error.is_none() {
+            let refill = round.writing <= parallel / 2;
+            while refill && round.writing < parallel && round.error.is_none() {
                 let Some(piece) = round.pieces.pop_front() else { break };
                 round.writing += 1;
                 ios.push((Purpose::ApplyWrite, Part::Store(piece.volume), piece_op(piece)));
@@ -171,7 +181,7 @@ impl Node {
             self.store.round = None;
             self.store.rested = self.now;
             self.store.failed = true;
-            return self.notice(Notice::StorageFailed { part: "store".into(), errno });
+            return self.part_failed("store", errno);
         }
         if !round.pieces.is_empty() || !round.touched.is_empty() {
             return;
@@ -181,6 +191,7 @@ impl Node {
         self.store.rested = self.now;
         self.store.failed = false;
         self.store.applied = to;
+        self.part_works("store");
         self.overlay.retire(to);
         self.persist(Then::Nothing);
     }

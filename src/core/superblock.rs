@@ -84,6 +84,11 @@ impl Super {
         self.checkpoint
     }
 
+    /// What was asked for is on disk.
+    pub fn is_settled(&self) -> bool {
+        self.writing.is_none() && self.asked == self.durable
+    }
+
     /// Nothing waits any more: what it would have confirmed is no longer so (L4).
     pub fn log_failed(&mut self) {
         self.log_errors = true;

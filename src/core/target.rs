@@ -47,9 +47,69 @@ enum Step {
     Tell(LacksAt),
 }
 
+/// What `passive` is to do to follow `hello`, the active, and the verdict in words; or why it cannot be done.
+pub(super) fn verdict(passive: &Hello, hello: &Hello) -> Result<(Plan, String), String> {
+    let (end, applied, active) = (passive.received, passive.applied, &hello.node);
+    let lineage = Lineage::new(passive.lineage.clone());
+    let plan = |fork, resync, text: String| Ok((Plan { fork, resync }, text));
+    let related = lineage.relation(end, &hello.lineage, hello.received) != Relation::Unrelated;
+    // A founder that crashed before its first record is as good as fresh.
+    if lineage.is_fresh() || (!related && end == Lsn(0) && applied == Lsn(0)) {
+        // A fresh replica matches nobody (B3); but zeros are the image at position 0 of a lineage that began with zeros.
+        if passive.zero && hello.zero && hello.log_from <= Lsn(1) && passive.gap.is_none() {
+            let text = format!("this replica is fresh: catching up from the log of {active}, from its first record");
+            return plan(Lsn(0), false, text);
+        }
+        return plan(Lsn(0), true, format!("this replica is fresh: full resync from {active}"));
+    }
+    let fork = match lineage.relation(end, &hello.lineage, hello.received) {
+        Relation::Unrelated => {
+            return Err(format!(
+                "this replica and the one of {active} have no term in common: they were never one. If this one holds \
+                 nothing of worth, create it anew (`understudy create --force`)"
+            ));
+        }
+        Relation::Common { fork } => fork,
+    };
+    let orphans = end.0 - fork.0;
+    if let Some(gap) = &passive.gap {
+        let text = match gap.since > fork {
+            true => format!(
+                "{orphans} record(s) after {} are orphans: rolling back the resync under way, setting them aside, then resync from {active}",
+                fork.0
+            ),
+            false => format!("the resync from {active} goes on, from {}", fork.0),
+        };
+        return plan(fork, true, text);
+    }
+    if applied > fork {
+        let text = format!(
+            "{orphans} record(s) after {} are orphans, and some are applied: setting them aside, then resync from {active}",
+            fork.0
+        );
+        return plan(fork, true, text);
+    }
+    if hello.log_from > fork.next() {
+        let from = hello.log_from.0;
+        let text = format!("the log of {active} begins at {from}, this replica ends at {}: resync", fork.0);
+        return plan(fork, true, text);
+    }
+    let text = match orphans {
+        0 => {
+            let behind = hello.received.0.saturating_sub(fork.0);
+            format!("catching up from the log of {active}, {behind} record(s)")
+        }
+        _ => format!(
+            "{orphans} record(s) after {} are orphans: setting them aside, then catching up from the log of {active}",
+            fork.0
+        ),
+    };
+    plan(fork, false, text)
+}
+
 impl Node {
     pub(super) fn become_target(&mut self, node: NodeId, session: SessionId, hello: &Hello) {
-        let (plan, verdict) = match self.verdict(hello) {
+        let (plan, verdict) = match verdict(&self.my_hello(), hello) {
             Ok(found) => found,
             Err(why) => return self.refuse(node, why),
         };
@@ -62,6 +122,9 @@ impl Node {
             session,
             stage: TargetStage::Preparing(prepare),
             echo_us: 0,
+            frame_at: self.now,
+            disk_us: 0,
+            resync_bytes: None,
             told: (Lsn(0), Lsn(0), Lsn(0), 0, 0),
             accepted: hello.received,
             deferred: VecDeque::new(),
@@ -70,59 +133,6 @@ impl Node {
         self.link_stands(node, Link::Target(Box::new(target)));
         self.may_resume = false;
         self.pledge = None;
-    }
-
-    /// What is to be done to follow this active, and the verdict in words; or why it cannot be done.
-    pub(super) fn verdict(&self, hello: &Hello) -> Result<(Plan, String), String> {
-        let (end, applied, active) = (self.log.end(), self.store.may_hold(), &hello.node);
-        let plan = |fork, resync, text: String| Ok((Plan { fork, resync }, text));
-        let related = self.lineage.relation(end, &hello.lineage, hello.received) != Relation::Unrelated;
-        // A founder that crashed before its first record is as good as fresh.
-        if self.lineage.is_fresh() || (!related && end == Lsn(0) && applied == Lsn(0)) {
-            // A fresh replica matches nobody (B3); but zeros are the image at position 0 of a lineage that began with zeros.
-            if self.zero && hello.zero && hello.log_from <= Lsn(1) && self.gap.is_none() {
-                let text =
-                    format!("this replica is fresh: catching up from the log of {active}, from its first record");
-                return plan(Lsn(0), false, text);
-            }
-            return plan(Lsn(0), true, format!("this replica is fresh: full resync from {active}"));
-        }
-        let fork = match self.lineage.relation(end, &hello.lineage, hello.received) {
-            Relation::Unrelated => {
-                return Err(format!(
-                    "this replica and the one of {active} have no term in common: they were never one. If this one holds \
-                     nothing of worth, create it anew (`understudy create --force`)"
-                ));
-            }
-            Relation::Common { fork } => fork,
-        };
-        let orphans = end.0 - fork.0;
-        if self.gap.is_some() {
-            return plan(fork, true, format!("the resync from {active} goes on, from {}", fork.0));
-        }
-        if applied > fork {
-            let text = format!(
-                "{orphans} record(s) after {} are orphans, and some are applied: setting them aside, then resync from {active}",
-                fork.0
-            );
-            return plan(fork, true, text);
-        }
-        if hello.log_from > fork.next() {
-            let from = hello.log_from.0;
-            let text = format!("the log of {active} begins at {from}, this replica ends at {}: resync", fork.0);
-            return plan(fork, true, text);
-        }
-        let text = match orphans {
-            0 => {
-                let behind = hello.received.0.saturating_sub(fork.0);
-                format!("catching up from the log of {active}, {behind} record(s)")
-            }
-            _ => format!(
-                "{orphans} record(s) after {} are orphans: setting them aside, then catching up from the log of {active}",
-                fork.0
-            ),
-        };
-        plan(fork, false, text)
     }
 
     /// Whether a passive waits for its own log and store to come to rest.
@@ -155,13 +165,24 @@ impl Node {
         let TargetStage::Preparing(Prepare { plan, step: Step::Settle, .. }) = &target.stage else { return };
         let (plan, session) = (*plan, target.session);
         let end = self.log.end();
+        if self.goes_on(node, plan) {
+            return self.lineage_adopted(node, session);
+        }
         if !self.log.is_settled() || !self.store.is_resting() || self.is_unwinding() {
             return self.log.want_durable(end);
+        }
+        if !self.superblock.is_settled() {
+            return; // One that is on its way may still be the only one to say what the history holds (R1).
         }
         if plan.resync && self.gap.is_none() {
             // What was reported durable must be found again by a rollback (R1): all of it is applied before the gap is opened,
             // committed or not. What of it is an orphan is set aside first (R4).
             self.committed = self.committed.max(end);
+        }
+        if self.gap.as_ref().is_some_and(|g| g.state.since > plan.fork && g.state.rollback.is_some()) {
+            // Another source, which parts from this lineage earlier than the one before: what lies between is an orphan now, and
+            // only the image at the rollback position still has it (R4). It is brought back, and all begins anew from there.
+            return self.start_rollback(false);
         }
         // R1: a resync begins with everything committed applied, so that going back never loses what was reported durable.
         if self.store.applied() < self.store.may_hold()
@@ -173,14 +194,8 @@ impl Node {
             // A round that was under way when the verdict fell has applied more: say Hello again.
             return self.close_link(node, "applied past the fork meanwhile", true);
         }
-        // In an open gap the orphans are safe, but for those of a source that parts earlier than the one before it.
-        let known = self.gap.as_ref().is_some_and(|g| g.state.since <= plan.fork || g.state.rollback.is_none());
-        if end > plan.fork && !known && self.gap.as_ref().is_some_and(|g| !g.saved.is_empty()) {
-            // They are under the undo.
-            self.unwind = true;
-            return;
-        }
-        if end <= plan.fork || known {
+        // In an open gap the orphans are safe already, or gone with the way back.
+        if end <= plan.fork || self.gap.is_some() {
             let nothing = DirtySet::new(&self.volume_sizes());
             return self.prepared(node, session, Some(nothing));
         }
@@ -192,6 +207,18 @@ impl Node {
     /// A resync before this one is not over with yet.
     fn is_unwinding(&self) -> bool {
         self.unwind || self.rollback.is_some() || self.resync_ios > 0
+    }
+
+    /// Whether the session is but the next one of a term that this node follows already (C1): nothing is to be ended, set aside or
+    /// adopted, so nothing is waited for either. A ring full of what is not committed comes to rest only once the active hears
+    /// of it.
+    fn goes_on(&mut self, node: NodeId, plan: Plan) -> bool {
+        let settled =
+            self.superblock.is_settled() && self.rollback.is_none() && self.gap.is_none() && !self.lineage.is_fresh();
+        let Some(TargetStage::Preparing(prepare)) = self.peers[node.0 as usize].target_mut().map(|t| &t.stage) else {
+            return false;
+        };
+        settled && !plan.resync && plan.fork == self.log.end() && prepare.lineage == self.lineage.terms()
     }
 
     fn prepare_mut(&mut self, node: NodeId, session: SessionId) -> Option<&mut Prepare> {
@@ -253,8 +280,8 @@ impl Node {
         let (fork, term) = (prepare.plan.fork, prepare.lineage.last().map(|t| t.id));
         if let Some(gap) = &mut self.gap {
             let state = &mut gap.state;
-            // Another source, which parts from this lineage earlier: what changed here since is no longer known (R4). Or one that need not know
-            // what another has written over this replica.
+            // Another source, which parts from this lineage earlier, and no way back: what changed here since is no longer known (R4). Or one
+            // that need not know what another has written over this replica.
             let other_term = state.overwritten_in.is_some() && state.overwritten_in != term;
             if fork < state.since || other_term {
                 state.everything = true;
@@ -288,9 +315,9 @@ impl Node {
     pub(super) fn gap_noted(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
         self.resync_ios -= 1;
         if let Err(error) = result {
-            self.notice(Notice::StorageFailed { part: "history".into(), errno: error.errno });
-            return self
-                .refuse(node, format!("the history cannot be written (errno {}): make room for it", error.errno));
+            self.part_failed("history", error.errno);
+            let words = super::trouble::errno_words(error.errno);
+            return self.refuse(node, format!("the history cannot be written: {words}. Make room for it"));
         }
         self.gap_is_noted(node, session);
     }
@@ -311,6 +338,7 @@ impl Node {
 
     /// The gap is durably open: the source is told what is lacking, and contents may come.
     pub(super) fn gap_is_open(&mut self, node: NodeId, session: SessionId) {
+        self.part_works("history");
         if let Some(prepare) = self.prepare_mut(node, session) {
             prepare.step = Step::Tell(LacksAt::start());
             self.tell_lacks(node, session);
@@ -366,9 +394,13 @@ impl Node {
         if let Err(why) = self.check_records(&records) {
             return self.close_link(node, why, true);
         }
+        let now = self.now;
         let Some(target) = self.peers[node.0 as usize].target_mut() else { return };
-        target.echo_us = watermarks.clock_us;
-        target.accepted = watermarks.accepted;
+        // A heartbeat may overtake records whose turn has not come (a limited bandwidth): older watermarks take nothing back.
+        if watermarks.clock_us >= target.echo_us {
+            (target.echo_us, target.frame_at) = (watermarks.clock_us, now);
+        }
+        target.accepted = target.accepted.max(watermarks.accepted);
         match &mut target.stage {
             TargetStage::Preparing(_) if records.is_empty() => return,
             TargetStage::Preparing(_) => return self.close_link(node, "records before Ready", true),
@@ -381,7 +413,7 @@ impl Node {
             }
         }
         self.committed = self.committed.max(watermarks.committed);
-        self.flush_to = watermarks.flush_to;
+        self.flush_to = self.flush_to.max(watermarks.flush_to);
         self.poll_target(node);
     }
 
@@ -461,13 +493,17 @@ impl Node {
             streamed: self.log.end(),
             resync_bytes: 0,
             echo_us: 0,
+            held_us: 0,
+            disk_us: 0,
         }
     }
 
     fn target_ack(&mut self, node: NodeId) -> Option<(SessionId, Ack)> {
-        let mut ack = self.idle_ack();
+        let (now, mut ack) = (self.now, self.idle_ack());
         let target = self.peers[node.0 as usize].target_mut()?;
         ack.echo_us = target.echo_us;
+        ack.held_us = now.since_us(target.frame_at);
+        ack.disk_us = target.disk_us;
         match &target.stage {
             TargetStage::Preparing(_) => return None,
             TargetStage::Stream => {}
@@ -505,6 +541,7 @@ impl Node {
         let Some((session, ack)) = self.target_ack(node) else { return };
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
             target.told = (ack.streamed, ack.durable, ack.applied, ack.resync_bytes, ack.echo_us);
+            target.disk_us = 0;
         }
         self.send(node, session, PeerMsg::Ack(ack));
     }

@@ -11,6 +11,7 @@ use super::notice::{Notice, Refusal};
 use super::peer::TargetStage;
 use super::types::*;
 use super::view::ViewRead;
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Bytes compared at once.
@@ -21,6 +22,51 @@ const GRAIN: u32 = 4096;
 const PARALLEL: usize = 4;
 /// A chunk that is written to all the time is left out after so many attempts, and said to be.
 const MAX_TRIES: u32 = 200;
+/// Ranges named in an answer for one peer; the events name all.
+const MAX_RANGES: usize = 10_000;
+
+/// What a comparison came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct VerifyReport {
+    /// Everything that was to be compared was, and is the same now.
+    pub equal: bool,
+    pub peers: Vec<Compared>,
+    pub not_compared: Vec<NotCompared>,
+}
+
+/// One peer, compared.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Compared {
+    pub peer: String,
+    /// Bytes of which both sides' checksums were compared.
+    pub compared_bytes: u64,
+    pub differing_bytes: u64,
+    /// What differed was written anew from the active's content.
+    pub repaired: bool,
+    /// What differed, in the order in which it was found.
+    pub ranges: Vec<Range>,
+    /// Ranges that are not listed, since there are too many.
+    pub more_ranges: u64,
+    /// Bytes that were written to all the time, and so left out.
+    pub busy_bytes: u64,
+    /// Why the comparison ended before its end.
+    pub unfinished: Option<String>,
+}
+
+/// Bytes that differed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Range {
+    pub volume: String,
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// A peer that there was nothing to compare with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotCompared {
+    pub peer: String,
+    pub why: String,
+}
 
 /// A verification that an operator asked for.
 #[derive(Debug)]
@@ -29,7 +75,7 @@ pub struct Verify {
     repair: bool,
     peers: BTreeMap<NodeId, PeerRun>,
     jobs: BTreeMap<u64, Job>,
-    summary: Vec<String>,
+    report: VerifyReport,
 }
 
 #[derive(Debug)]
@@ -37,8 +83,9 @@ struct PeerRun {
     session: SessionId,
     /// The next chunk; none when all have been begun.
     cursor: Option<(VolumeId, u64)>,
-    differing: u64,
-    busy: u64,
+    found: Compared,
+    /// A repair could not be made: its block was written to all the time.
+    not_mended: bool,
 }
 
 #[derive(Debug)]
@@ -76,19 +123,25 @@ impl Node {
             return Err(Refusal::Busy { what: "verify" });
         }
         let mut peers = BTreeMap::new();
+        let mut report = VerifyReport::default();
         for node in self.cfg.peers() {
             let peer = &self.peers[node.0 as usize];
-            let Some(session) = peer.session().filter(|_| peer.is_streamed()) else { continue };
             let name = self.cfg.name(node).to_string();
-            self.notice(Notice::VerifyStarted { peer: name });
-            peers.insert(node, PeerRun { session, cursor: Some((VolumeId(0), 0)), differing: 0, busy: 0 });
+            let Some(session) = peer.session().filter(|_| peer.is_streamed()) else {
+                let state = self.peer_state(node, peer).replace('_', " ");
+                let why = peer.why.as_ref().map_or(format!("it is {state}"), |why| format!("it is {state}: {why}"));
+                report.not_compared.push(NotCompared { peer: name, why });
+                continue;
+            };
+            self.notice(Notice::VerifyStarted { peer: name.clone() });
+            let found = Compared { peer: name, ..Compared::default() };
+            peers.insert(node, PeerRun { session, cursor: Some((VolumeId(0), 0)), found, not_mended: false });
         }
         if peers.is_empty() {
-            let peer = self.cfg.nodes.iter().map(|n| n.name.clone()).find(|n| n != self.cfg.my_name());
-            let why = "no passive is connected and following".to_string();
-            return Err(Refusal::NotInSync { peer: peer.unwrap_or_default(), why });
+            let peers = report.not_compared.into_iter().map(|n| (n.peer, n.why)).collect();
+            return Err(Refusal::NobodyToCompare { peers });
         }
-        self.verify = Some(Verify { command, repair, peers, jobs: BTreeMap::new(), summary: Vec::new() });
+        self.verify = Some(Verify { command, repair, peers, jobs: BTreeMap::new(), report });
         Ok(())
     }
 
@@ -105,9 +158,11 @@ impl Node {
             self.step_verify(node);
         }
         if self.verify.as_ref().is_some_and(|v| v.peers.is_empty())
-            && let Some(verify) = self.verify.take()
+            && let Some(Verify { command, mut report, .. }) = self.verify.take()
         {
-            self.act(Action::CommandDone { id: verify.command, result: Ok(verify.summary.join("; ")) });
+            let same = |p: &Compared| p.unfinished.is_none() && (p.differing_bytes == 0 || p.repaired);
+            report.equal = report.peers.iter().all(same);
+            self.act(Action::CommandDone { id: command, result: Ok(Answer::Verified(Box::new(report))) });
         }
     }
 
@@ -214,7 +269,10 @@ impl Node {
             return self.read_chunk(id, peer, extent, tries + 1, repair);
         }
         if let Some(run) = self.verify.as_mut().and_then(|v| v.peers.get_mut(&peer)) {
-            run.busy += extent.length;
+            match repair {
+                true => run.not_mended = true,
+                false => run.found.busy_bytes += extent.length,
+            }
         }
     }
 
@@ -235,11 +293,20 @@ impl Node {
                 && e.offset.checked_add(e.length).is_some_and(|end| end <= job.extent.offset + job.extent.length)
         };
         let peer = self.cfg.name(node).to_string();
+        if let Some(run) = verify.peers.get_mut(&node) {
+            run.found.compared_bytes += job.extent.length;
+        }
         for extent in differing.into_iter().filter(inside) {
-            if let Some(run) = self.verify.as_mut().and_then(|v| v.peers.get_mut(&node)) {
-                run.differing += extent.length;
-            }
             let Extent { volume, offset, length } = extent;
+            if let Some(run) = self.verify.as_mut().and_then(|v| v.peers.get_mut(&node)) {
+                run.found.differing_bytes += length;
+                if run.found.ranges.len() < MAX_RANGES {
+                    let volume = self.cfg.volumes[volume.0 as usize].name.clone();
+                    run.found.ranges.push(Range { volume, offset, length });
+                } else {
+                    run.found.more_ranges += 1;
+                }
+            }
             self.notice(Notice::VerifyDiffers { peer: peer.clone(), volume: volume.0, offset, length });
             if repair {
                 self.verify_jobs += 1;
@@ -253,18 +320,12 @@ impl Node {
         verify.jobs.retain(|_, j| j.peer != node);
         let Some(run) = verify.peers.remove(&node) else { return };
         let peer = self.cfg.name(node).to_string();
-        let repaired = verify.repair && run.differing > 0;
-        let mut line = match (why, run.differing) {
-            (Some(why), _) => format!("{peer}: not finished: {why}"),
-            (None, 0) => format!("{peer}: equal"),
-            (None, n) if repaired => format!("{peer}: {n} bytes differed and were written anew"),
-            (None, n) => format!("{peer}: {n} bytes differ (see events for the ranges; --repair mends them)"),
-        };
-        if run.busy > 0 {
-            line += &format!(", {} bytes were written to all the time and left out", run.busy);
-        }
-        verify.summary.push(line);
-        self.notice(Notice::VerifyFinished { peer, differing_bytes: run.differing, repaired });
+        let mut found = run.found;
+        found.repaired = verify.repair && found.differing_bytes > 0 && why.is_none() && !run.not_mended;
+        found.unfinished = why.map(str::to_string);
+        let (differing_bytes, repaired) = (found.differing_bytes, found.repaired);
+        verify.report.peers.push(found);
+        self.notice(Notice::VerifyFinished { peer, differing_bytes, repaired });
     }
 
     /// A question of the active, at its place in the stream.

@@ -1,7 +1,7 @@
 //! `understudy create`: makes a node's parts, and writes the superblock of a fresh replica.
 
 use super::DaemonError;
-use super::disk::{Disk, DiskError, LOG_BLOCK, PartFile, lock, sync_dir};
+use super::disk::{Disk, DiskError, LOG_BLOCK, PartFile, lock, lock_dir, sync_dir};
 use crate::buf::BufMut;
 use crate::config::Settings;
 use crate::core::{FormatIds, recovery};
@@ -38,6 +38,10 @@ pub fn create(settings: &Settings, force: bool) -> Result<(), DaemonError> {
     let leftovers = leftovers(&settings.dir, force)?;
     for plan in &plans {
         check(plan, force)?;
+    }
+    if settings.dir.exists() {
+        // What another replica has there must not go: given up at once, since the making takes it too.
+        drop(lock_dir(&settings.dir)?);
     }
     let made: Vec<&Path> = plans.iter().filter(|p| !p.exists).map(|p| p.path).collect();
     let result = make_all(settings, &plans, &leftovers);

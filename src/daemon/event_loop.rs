@@ -35,7 +35,7 @@ pub struct Loop<E> {
     requests: Requests,
     /// Readable when the process is told to end.
     signal: Fd,
-    commands: BTreeMap<CommandId, Sender<Result<String, String>>>,
+    commands: BTreeMap<CommandId, Sender<Result<Value, String>>>,
     last_command: u64,
     io_in_flight: usize,
     /// I/Os that go on the ring behind the round's sends to those whom writes wait for.
@@ -183,8 +183,10 @@ impl<E: Engine> Loop<E> {
             Action::Close { peer, session } => self.peers.close(peer, session, &mut self.hub),
             Action::CommandDone { id, result } => {
                 if let Some(reply) = self.commands.remove(&id) {
+                    let in_json =
+                        |answer| serde_json::to_value(answer).unwrap_or_else(|e| Value::String(e.to_string()));
                     // Whoever asked may have gone.
-                    let _ = reply.send(result.map_err(|refusal| refusal.to_string()));
+                    let _ = reply.send(result.map(in_json).map_err(|refusal| refusal.to_string()));
                 }
             }
             Action::Notice(notice) => self.hub.journal.note(&notice),
@@ -229,6 +231,14 @@ impl<E: Engine> Loop<E> {
         if let Value::Object(fields) = &mut status {
             let parts =
                 self.disk.modes().map(|(path, mode)| json!({ "path": path.display().to_string(), "io": mode.name() }));
+            for (name, sent, wire) in self.peers.traffic() {
+                let named = |p: &&mut Value| p["name"] == name;
+                let listed = fields.get_mut("peers").and_then(Value::as_array_mut);
+                if let Some(Value::Object(peer)) = listed.and_then(|l| l.iter_mut().find(named)) {
+                    peer.insert("sent_bytes".into(), sent.into());
+                    peer.insert("wire_bytes".into(), wire.into());
+                }
+            }
             fields.insert("clients".into(), self.clients.count().into());
             fields.insert("parts".into(), parts.collect());
         }

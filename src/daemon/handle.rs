@@ -15,7 +15,7 @@ pub enum Request {
     /// Carry out a command; the answer comes when it is done, in words.
     Command {
         command: Command,
-        reply: Sender<Result<String, String>>,
+        reply: Sender<Result<Value, String>>,
     },
     Status {
         reply: Sender<Value>,
@@ -73,7 +73,7 @@ impl Requests {
 const ENDING: &str = "the daemon is ending";
 
 impl Backend for LoopHandle {
-    fn command(&self, command: Command) -> Result<String, String> {
+    fn command(&self, command: Command) -> Result<Value, String> {
         let (reply, answer) = mpsc::channel();
         self.send(Request::Command { command, reply });
         answer.recv().unwrap_or_else(|_| Err(ENDING.into()))

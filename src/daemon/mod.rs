@@ -11,6 +11,7 @@
 //! | `peers`, `clients` | connections to nodes and NBD clients |
 //! | `event_loop` | events to the core, actions from it |
 //! | `journal`, `handle` | what is said to people, and asked by them |
+//! | `process` | signals, limits, the service manager |
 
 mod clients;
 mod create;
@@ -22,6 +23,7 @@ mod hub;
 mod journal;
 mod net;
 mod peers;
+mod process;
 pub mod ring;
 #[cfg(test)]
 mod testing;
@@ -44,8 +46,6 @@ use peers::Peers;
 use ring::{Ring, RingError};
 use std::collections::VecDeque;
 use std::io;
-use std::os::unix::net::UnixStream;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Why a daemon does not start, or ended by itself.
@@ -84,15 +84,20 @@ impl DaemonError {
 /// The longest that what a killed daemon held is waited for.
 const FREED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs a node's daemon in this thread until it is told to stop, by its control socket, SIGTERM or SIGINT.
+/// Runs a node's daemon in this thread until it is told to stop, by its control socket, SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
 /// Whatever keeps it from starting, in words; and where the kernel refuses to go on.
 pub fn run(settings: Settings) -> Result<(), DaemonError> {
+    process::serve_devices();
+    process::raise_open_files();
     let (mut event_loop, handle) = prepare(settings.clone())?;
     // Last, so that whoever finds the socket finds a daemon that can serve.
     let _control = Server::start(&settings.control, handle)?;
-    event_loop.run().map_err(DaemonError::Loop)
+    process::notify("READY=1");
+    let ended = event_loop.run().map_err(DaemonError::Loop);
+    process::notify("STOPPING=1");
+    ended
 }
 
 /// Everything up to the loop: recovery, the core, listeners, the ring.
@@ -105,7 +110,7 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     let clients = once_free(|| clients::Clients::new(&settings).map_err(DaemonError::Nbd))?;
     let hub = Hub { ring: Ring::new()?, events: VecDeque::new(), journal: Journal::new(), now: event_loop::now() };
     let (handle, requests) = handle::channel().map_err(system("make an event descriptor"))?;
-    let signal = signals().map_err(system("handle signals"))?;
+    let signal = process::signals().map_err(system("handle signals"))?;
     let recovered = recovery::recover(&settings.node, &mut disk)?;
     let engine = Node::new(settings.node, recovered, hub.now);
     let mut pieces = Pieces { hub, engine, disk, peers, clients, requests, signal };
@@ -131,15 +136,6 @@ fn once_free<T>(mut attempt: impl FnMut() -> Result<T, DaemonError>) -> Result<T
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> DaemonError {
     move |source| DaemonError::System { what, source }
-}
-
-/// A descriptor that becomes readable at SIGTERM or SIGINT.
-fn signals() -> io::Result<ring::Fd> {
-    let (read, write) = UnixStream::pair()?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
-    }
-    Ok(Rc::new(read.into()))
 }
 
 fn random_u128() -> Result<u128, DaemonError> {

@@ -1,6 +1,6 @@
 //! What the daemon's tests share.
 
-use crate::config::Settings;
+use crate::config::{PeerSettings, Settings};
 use crate::core::*;
 use std::path::Path;
 use tempfile::TempDir;
@@ -18,7 +18,7 @@ pub fn memory_dir() -> Option<TempDir> {
 /// A pair of nodes with two small volumes; everything of `me` lies in `dir`.
 pub fn settings(dir: &Path, me: &str) -> Settings {
     let nodes: Vec<NodeSpec> =
-        ["alpha", "beta"].iter().map(|n| NodeSpec { name: n.to_string(), mode: Mode::Sync }).collect();
+        ["alpha", "beta"].iter().map(|n| NodeSpec { name: n.to_string(), mode: Mode::Sync, bandwidth: None }).collect();
     let me_id = NodeId(nodes.iter().position(|n| n.name == me).unwrap() as u8);
     let other = NodeId(1 - me_id.0);
     let volume = |name: &str, size| VolumeSpec { name: name.into(), size };
@@ -50,7 +50,7 @@ pub fn settings(dir: &Path, me: &str) -> Settings {
         log: dir.join("log"),
         stores: vec![dir.join("disk0"), dir.join("disk1")],
         listen: loopback,
-        peers: vec![(other, loopback)],
+        peers: vec![PeerSettings { node: other, address: loopback, compress: false }],
         nbd: vec![],
         control: dir.join("control"),
     }

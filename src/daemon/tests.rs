@@ -26,7 +26,7 @@ fn pair(dir: &Path) -> [Settings; 2] {
     });
     let addresses = both.each_ref().map(|s| s.listen);
     for (settings, other) in both.iter_mut().zip(addresses.iter().rev()) {
-        settings.peers[0].1 = *other;
+        settings.peers[0].address = *other;
     }
     both
 }

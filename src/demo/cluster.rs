@@ -333,10 +333,16 @@ impl Cluster {
         self.control(node)?.status().map_err(failed)
     }
 
-    /// Has a node carry out a command: what it answered.
-    pub fn command(&self, node: usize, command: &CoreCommand) -> Result<String, ClusterError> {
+    /// Has a node carry out a command whose answer is an object.
+    pub fn ask(&self, node: usize, command: &CoreCommand) -> Result<Value, ClusterError> {
         let failed = |source| ClusterError::Control { node: self.name(node).to_string(), source };
         self.control(node)?.command(command).map_err(failed)
+    }
+
+    /// Has a node carry out a command: what it answered.
+    pub fn command(&self, node: usize, command: &CoreCommand) -> Result<String, ClusterError> {
+        let answer = self.ask(node, command)?;
+        Ok(answer.as_str().map_or_else(|| answer.to_string(), str::to_owned))
     }
 
     /// Makes a node active.

@@ -275,9 +275,10 @@ impl Demo<'_> {
             writer.oracle.check(&image, Promise::Completed).map_err(violation)?;
         }
         self.say("\n  $ understudy verify demo.toml --node beta")?;
-        let answer = self.cluster.command(BETA, &Command::Verify { repair: false })?;
+        let report = self.cluster.ask(BETA, &Command::Verify { repair: false })?;
+        let answer = crate::cli::render_verify(&report).trim().to_string();
         self.say(format!("  {answer}"))?;
-        if answer != "alpha: equal" {
+        if report["equal"] != true {
             return Err(DemoError::NotVerified { answer });
         }
         self.report.verified = answer;

@@ -128,6 +128,10 @@ pub enum Verdict {
 pub trait Sink {
     /// A batch of which at least one record counts, and its bytes.
     fn push(&mut self, batch: BatchEntry, body: &Payload);
+    /// The same of a batch whose last records are torn: `batch` has those before them.
+    fn push_torn(&mut self, batch: BatchEntry, body: &Payload) {
+        self.push(batch, body);
+    }
     /// Records from `first` on do not count after all, if there are any; and the batch that comes next does not stand right
     /// behind the last one that counts.
     fn void_from(&mut self, first: Lsn);
@@ -164,6 +168,8 @@ pub struct Walked {
     pub prev_crc: u32,
     /// The largest position that a header of the chain says was durable, 0 if none does.
     pub durable: Lsn,
+    /// The last batch, if not all of its records are intact. Those before the first bad one count.
+    pub torn: Option<ScanStart>,
     pub verdict: Verdict,
 }
 
@@ -217,6 +223,7 @@ pub fn scan_into(
         next: walk.next,
         prev_crc: walk.prev_crc,
         durable: walk.durable,
+        torn: walk.torn,
         verdict,
     })
 }
@@ -288,8 +295,8 @@ struct Walk {
     expected: Lsn,
     term: Option<TermRef>,
     durable: Lsn,
-    /// Address of the last batch, if it is torn.
-    torn: Option<u64>,
+    /// The last batch, if it is torn.
+    torn: Option<ScanStart>,
 }
 
 impl Walk {
@@ -361,10 +368,14 @@ impl Walk {
         self.durable = self.durable.max(durable_of(header));
         self.term = Some(fields.term);
         let start = ScanStart { address: fields.address, prev_crc: self.prev_crc, first: fields.first };
-        self.torn = (good < metas.len()).then_some(fields.address);
+        self.torn = (good < metas.len()).then_some(start);
         metas.truncate(good);
         if good > 0 {
-            sink.push(BatchEntry { start, bytes: header.bytes(), term: fields.term, metas }, body);
+            let batch = BatchEntry { start, bytes: header.bytes(), term: fields.term, metas };
+            match self.torn {
+                Some(_) => sink.push_torn(batch, body),
+                None => sink.push(batch, body),
+            }
         }
         self.expected = header.lsn(good);
         self.next = fields.address + header.bytes();
@@ -377,7 +388,7 @@ impl Walk {
         R: FnMut(u64, u64) -> Result<Payload, IoError>,
     {
         if self.expected <= self.durable || self.evidence_ahead(ring)? {
-            let address = self.torn.unwrap_or(self.next);
+            let address = self.torn.map_or(self.next, |batch| batch.address);
             return Ok(Verdict::Damage { lsn: self.expected, address });
         }
         Ok(Verdict::End)

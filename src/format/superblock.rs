@@ -18,8 +18,8 @@ pub const SLOT_OFFSETS: [u64; 2] = [0, SLOT_BYTES as u64];
 pub const SLOT_BYTES: usize = 32768;
 /// Where the ring begins, right behind the slots.
 pub const RING_START: u64 = 65536;
-/// Terms of a lineage that are kept: the newest. A peer that forked before the oldest of them gets a full comparison.
-pub const MAX_LINEAGE: usize = 256;
+/// Terms of a lineage that are kept: the newest. A peer that forked before the oldest of them is no relative any more.
+pub const MAX_LINEAGE: usize = crate::core::lineage::MAX_TERMS;
 
 /// Offsets in a slot. They are the same in every version, so that any program can tell damage from a newer format.
 mod at {

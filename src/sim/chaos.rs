@@ -7,7 +7,7 @@ use super::invariants::{Violation, alone, broken};
 use super::plan::{Trouble, name};
 use super::truth::Pos;
 use super::world::{Happening, World};
-use crate::core::{Command, NodeId};
+use crate::core::{Command, Lsn, NodeId};
 
 impl<B: Brain> World<B> {
     /// One trouble, drawn from the seed's mix; now and then a look at a copy of a disk, and at the resource as a whole.
@@ -68,8 +68,16 @@ impl<B: Brain> World<B> {
                 return self.order(node, Command::Demote { force });
             }
             Trouble::Switchover => return self.order_active(Command::Switchover { to: name(other.0 as usize) }),
-            Trouble::Verify => return self.order_active(Command::Verify { repair: false }),
-            Trouble::Connect => return self.order(node, Command::Connect { peer: name(other.0 as usize) }),
+            Trouble::Verify => {
+                let repair = self.rng.coin();
+                return self.order_active(Command::Verify { repair });
+            }
+            Trouble::Connect => {
+                return self.order(
+                    node,
+                    Command::Connect { peer: name(other.0 as usize), dry_run: self.now.is_multiple_of(4) },
+                );
+            }
             Trouble::Disconnect => {
                 let force = self.rng.coin();
                 return self.order(node, Command::Disconnect { peer: name(other.0 as usize), force });
@@ -131,6 +139,7 @@ impl<B: Brain> World<B> {
         }
         slot.frozen = Some(Vec::new());
         slot.isolation.note(0, true);
+        slot.stall.note(0, true);
         let length = self.rng.around(1_500_000);
         self.later(length, Happening::Thaw { node });
     }
@@ -174,11 +183,17 @@ impl<B: Brain> World<B> {
         slot.reported = None;
         slot.held_at = None;
         slot.isolation.note(0, true);
+        slot.stall.note(0, true);
+        slot.suspended = false;
+        let resyncing = std::mem::take(&mut slot.resyncing);
         if power {
             slot.boot = boot;
         }
         if power || !was_active {
             self.durability.forgot(node);
+        }
+        if resyncing {
+            self.counts.one("processes ended in mid-resync");
         }
         self.orders.forget(node);
         self.release_held();
@@ -210,7 +225,12 @@ impl<B: Brain> World<B> {
         let config = self.plan.config(node, incarnation, slot.boot);
         let clock = slot.clock(self.now);
         match B::start(config, &mut Blocking { disk: &mut slot.disk, calls }, clock) {
-            Ok(brain) => slot.brain = Some(brain),
+            Ok(brain) => {
+                let known = brain.charter().generation.0;
+                slot.given_up_by = slot.given_up_by.filter(|g| known < g.0);
+                slot.unaware |= slot.given_up_by.is_some();
+                slot.brain = Some(brain);
+            }
             Err(_) if calls.is_some() => {
                 slot.disk.power_cut(&mut self.rng);
                 self.durability.forgot(node);
@@ -268,7 +288,9 @@ impl<B: Brain> World<B> {
             alone::Outcome::Serves { lineage: found, at, blocks } => {
                 // On its way to another lineage it may already have ended what it had reported in the old one.
                 let moved_on = found.iter().any(|t| !lineage.iter().any(|l| l.id == t.id));
-                let least: Vec<Pos> = owed.into_iter().chain(reported.filter(|_| !moved_on)).collect();
+                let present = lineage.last().map(|t| Pos { term: t.id, lsn: Lsn(u64::MAX) });
+                let stands = |p: &Pos| !moved_on && present.is_some_and(|whole| self.truth.contains(whole, *p));
+                let least: Vec<Pos> = owed.into_iter().chain(reported.filter(stands)).collect();
                 self.truth.learn(&found).map_err(|e| broken("4 records", e))?;
                 alone::check_image(&found, at, &blocks, &least, &self.truth).map_err(with_name)
             }

@@ -66,6 +66,8 @@ pub struct Promise {
     pub kept: Option<Pos>,
     /// This one survives a power cut.
     pub durable: Option<Pos>,
+    /// This change was told to be done, and a later flush covers it.
+    pub done: Option<(VolumeId, Pos)>,
     /// µs that the request took, for whom somebody waited.
     pub took_us: Option<u64>,
 }
@@ -80,22 +82,14 @@ pub struct Client {
     /// Changes that the node has not yet accepted, in order.
     unaccepted: VecDeque<ReqId>,
     accepted: Lsn,
+    /// The newest change of each volume that was told to be done, in this term or before: clients outlive the active.
     completed: Vec<Lsn>,
-    start: Lsn,
 }
 
 impl Client {
-    /// A client of a node that begins to serve at this position.
-    pub fn new(term: TermId, start: Lsn, volumes: usize) -> Client {
-        Client {
-            term,
-            live: true,
-            requests: BTreeMap::new(),
-            unaccepted: VecDeque::new(),
-            accepted: start,
-            completed: vec![Lsn(0); volumes],
-            start,
-        }
+    /// The clients of a node that begins to serve at this position, and what had completed for them in each volume.
+    pub fn new(term: TermId, start: Lsn, completed: Vec<Lsn>) -> Client {
+        Client { term, live: true, requests: BTreeMap::new(), unaccepted: VecDeque::new(), accepted: start, completed }
     }
 
     /// Requests that somebody waits for.
@@ -215,7 +209,7 @@ impl Client {
         let took_us = (!request.abandoned).then_some(now - request.asked_at);
         let reply = match result {
             Ok(reply) => reply,
-            Err(ClientError::NotActive) => return Ok(Promise::default()),
+            Err(ClientError::NotActive) if request.abandoned => return Ok(Promise::default()),
             Err(ClientError::Io(_)) if may_fail => return Ok(Promise::default()),
             Err(error) => return Err(format!("{id:?} ({:?}) failed: {error}", request.what)),
         };
@@ -228,15 +222,15 @@ impl Client {
                 let Some(lsn) = request.lsn else { return Err(format!("{id:?} was done before it was accepted")) };
                 let completed = &mut self.completed[span.volume.0 as usize];
                 *completed = (*completed).max(lsn);
-                Ok(Promise { kept: Some(pos(lsn)), durable: fua.then_some(pos(lsn)), took_us })
+                let (kept, done) = (Some(pos(lsn)), Some((span.volume, pos(lsn))));
+                Ok(Promise { kept, durable: fua.then_some(pos(lsn)), done, took_us })
             }
-            (What::Flush { covers }, Reply::Done) if covers > self.start => {
-                Ok(Promise { kept: None, durable: Some(pos(covers)), took_us })
+            (What::Flush { covers }, Reply::Done) => {
+                Ok(Promise { durable: (covers > Lsn(0)).then(|| pos(covers)), took_us, ..Promise::default() })
             }
-            (What::Flush { .. }, Reply::Done) => Ok(Promise { took_us, ..Promise::default() }),
             (What::Read { volume, block, count, from }, Reply::Data(segments)) => {
                 let kept = self.check_read(truth, volume, block, count, from, segments)?;
-                Ok(Promise { kept, durable: None, took_us })
+                Ok(Promise { kept, took_us, ..Promise::default() })
             }
             (What::Extents { volume, block, count, from }, Reply::Extents(runs)) => {
                 self.check_extents(truth, volume, block, count, from, runs)?;
@@ -334,7 +328,7 @@ mod tests {
     fn setup() -> (Client, Truth) {
         let mut truth = Truth::new(Geometry { block: 512, volumes: vec![4] });
         truth.learn(&[Term { number: 1, id: TERM, first: Lsn(1) }]).unwrap();
-        (Client::new(TERM, Lsn(0), 1), truth)
+        (Client::new(TERM, Lsn(0), vec![Lsn(0)]), truth)
     }
 
     fn write(client: &mut Client, id: u64, stamp: u64, fua: bool) {
@@ -392,6 +386,11 @@ mod tests {
         assert!(client.completed(ReqId(1), 0, &Ok(Reply::Done), false, &truth).is_err(), "answered twice");
         write(&mut client, 2, 20, true);
         assert!(client.completed(ReqId(2), 0, &Err(ClientError::Io(5)), false, &truth).is_err());
+        write(&mut client, 3, 30, true);
+        assert!(
+            client.completed(ReqId(3), 0, &Err(ClientError::NotActive), false, &truth).is_err(),
+            "C6: nobody was told"
+        );
         assert!(client.accepted(Lsn(5), &mut truth).is_err(), "more than was asked for");
     }
 

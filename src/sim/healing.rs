@@ -67,7 +67,7 @@ impl<B: Brain> World<B> {
         let all: Vec<NodeId> = self.nodes().collect();
         for node in &all {
             for other in all.iter().filter(|n| *n != node) {
-                self.order(*node, Command::Connect { peer: name(other.0 as usize) })?;
+                self.order(*node, Command::Connect { peer: name(other.0 as usize), dry_run: false })?;
             }
         }
         self.resolve()?;

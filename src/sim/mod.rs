@@ -19,6 +19,8 @@ pub mod report;
 pub mod resolve;
 pub mod rng;
 pub mod run;
+#[cfg(test)]
+mod scenes;
 pub mod slot;
 pub mod truth;
 pub mod world;

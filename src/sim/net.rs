@@ -38,8 +38,12 @@ impl Item {
 struct Frame {
     head: Vec<u8>,
     payload: Payload,
+    /// Bytes of records in it.
+    records: u64,
     /// A bit of it has been turned over.
     garbled: bool,
+    /// It may pass by frames that wait for their turn.
+    overtakes: bool,
 }
 
 impl Frame {
@@ -59,7 +63,11 @@ impl Frame {
                 joined.freeze()
             }
         };
-        Ok(Frame { head: encoded.head, payload, garbled: false })
+        let records = match message {
+            PeerMsg::Append { records, .. } => records.iter().map(|r| r.payload.len() as u64).sum(),
+            _ => 0,
+        };
+        Ok(Frame { head: encoded.head, payload, records, garbled: false, overtakes: message.overtakes() })
     }
 
     fn message(self) -> Result<PeerMsg, WireError> {
@@ -113,6 +121,8 @@ pub struct Net {
     slow: BTreeMap<(NodeId, NodeId), u64>,
     /// Payloads are packed where that makes them smaller.
     pub compress: bool,
+    /// Everyone limits what they send: reports of positions pass by the rest.
+    pub overtaking: bool,
     /// Frames that were damaged under way and refused.
     pub refused: u64,
 }
@@ -199,7 +209,14 @@ impl Net {
         // A microsecond for each KiB: about a gigabyte a second.
         let at = end.last_at.max(now + 1 + (rng.around(self.delay_us) + bytes / 1024) * slow);
         end.last_at = at;
-        end.queue.push_back(item);
+        let waits = |item: &Item| matches!(item, Item::Frame(f) if !f.overtakes);
+        let place = match &item {
+            Item::Frame(frame) if frame.overtakes && self.overtaking => {
+                end.queue.iter().rposition(|i| !waits(i)).map_or(0, |i| i + 1)
+            }
+            _ => end.queue.len(),
+        };
+        end.queue.insert(place, item);
         Some((at - now, lane))
     }
 
@@ -219,6 +236,14 @@ impl Net {
         let Some(mine) = self.lane(node, session) else { return Ok(None) };
         let theirs = Lane { end: 1 - mine.end, ..mine };
         Ok(self.push(now, theirs, Item::Frame(frame), rng))
+    }
+
+    /// Bytes of records that a node has sent on a session and that have not arrived.
+    pub fn unheard(&self, node: NodeId, session: SessionId) -> u64 {
+        let Some(mine) = self.lane(node, session) else { return 0 };
+        let Some(ends) = self.connections.get(&mine.connection) else { return 0 };
+        let records = |item: &Item| if let Item::Frame(frame) = item { frame.records } else { 0 };
+        ends[1 - mine.end].queue.iter().map(records).sum()
     }
 
     /// Turns over a bit in a frame that is under way between two nodes, if there is one.

@@ -7,7 +7,7 @@ use super::invariants::Violation;
 use super::plan::name;
 use super::world::World;
 use crate::core::notice::Refusal;
-use crate::core::{Command, CommandId, Event, NodeId};
+use crate::core::{Answer, Command, CommandId, Event, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ impl<B: Brain> World<B> {
         self.order(node, Command::Promote { force: true, off })
     }
 
-    pub(super) fn command_done(&mut self, node: NodeId, id: CommandId, result: Result<String, Refusal>) {
+    pub(super) fn command_done(&mut self, node: NodeId, id: CommandId, result: Result<Answer, Refusal>) {
         self.orders.pending.remove(&id);
         self.release_held();
         match &result {

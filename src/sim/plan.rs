@@ -106,12 +106,14 @@ pub struct Plan {
     pub inspect_per_mille: u64,
     /// At the end a bit is turned over, to be found.
     pub audit: bool,
+    /// What reports positions overtakes what carries data.
+    pub overtaking: bool,
 }
 
 impl Plan {
     /// Draws the plan of a seed.
     pub fn draw(rng: &mut Rng, scope: Scope) -> Plan {
-        let nodes = rng.pick(&[2, 2, 2, 3, 3, 4]);
+        let nodes = rng.pick(&[2, 2, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5]);
         let style = rng.below(4);
         let modes = (0..nodes).map(|i| mode(style, i, rng)).collect();
         let block = rng.pick(&[4096, 4096, 4096, 512]);
@@ -156,6 +158,7 @@ impl Plan {
             storm_us: rng.between(2_000_000, 12_000_000),
             audit: rng.per_mille(200),
             inspect_per_mille: rng.pick(&[50, 150, 400]),
+            overtaking: rng.per_mille(300),
         };
         plan.draw_bounds(rng, scope);
         plan
@@ -175,7 +178,7 @@ impl Plan {
 
     /// The configuration of one process of a node.
     pub fn config(&self, me: NodeId, incarnation: u128, boot: u128) -> NodeConfig {
-        let spec = |(i, mode): (usize, &Mode)| NodeSpec { name: name(i), mode: *mode };
+        let spec = |(i, mode): (usize, &Mode)| NodeSpec { name: name(i), mode: *mode, bandwidth: None };
         let volume =
             |(i, blocks): (usize, &u64)| VolumeSpec { name: format!("disk{i}"), size: blocks * self.geometry.block };
         NodeConfig {
@@ -204,6 +207,17 @@ impl Plan {
     /// How long a request to an active that waits for nobody may take, in µs: some rounds of its own flushing and applying.
     pub fn patience_us(&self) -> u64 {
         1_500_000 + 3000 * (self.flush_ms + self.apply_ms)
+    }
+
+    /// The same where it may wait for peers: each is given up after a stall, at a write and at a change of the charter.
+    pub fn stalls_us(&self) -> u64 {
+        self.patience_us() + 1000 * self.stall_ms * (2 * self.modes.len() as u64 + 2)
+    }
+
+    /// Whether clients of this node wait until another member is in sync (C10).
+    pub fn keeps_two(&self, node: NodeId) -> bool {
+        let others_sync = self.nodes().any(|n| n != node && self.modes[n.0 as usize] == Mode::Sync);
+        self.on_stall == OnStall::Suspend && others_sync
     }
 
     /// The nodes of the resource.

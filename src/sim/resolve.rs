@@ -65,15 +65,19 @@ impl<B: Brain> World<B> {
         self.counts.one("deadlocks resolved by force");
         self.say(|| format!("!! {} shall go on", name(node.0 as usize)));
         self.slot(node).unaware = false;
+        self.slot(node).given_up_by = None;
         self.force(node)
     }
 
-    /// A node whose charter was founded by force as the active's was, the number being the same.
+    /// A node whose charter was founded by force as the active's was, the number being the same, or later, which suspends the
+    /// active: nobody said that the active is off when the promotion that founded it came to nothing.
     fn rival(&self, active: NodeId) -> Option<NodeId> {
         let charter = self.slots[active.0 as usize].brain.as_ref()?.charter();
-        let conflicts =
-            |n: &NodeId| self.slots[n.0 as usize].brain.as_ref().is_some_and(|b| b.charter().conflicts_with(charter));
-        self.nodes().find(|n| *n != active && conflicts(n))
+        let rivals = |n: &NodeId| {
+            let theirs = self.slots[n.0 as usize].brain.as_ref().map(B::charter);
+            theirs.is_some_and(|c| c.conflicts_with(charter) || c.generation.0 > charter.generation.0)
+        };
+        self.nodes().find(|n| *n != active && rivals(n))
     }
 
     /// A node that holds something, and shares no term with the active.
@@ -92,6 +96,7 @@ impl<B: Brain> World<B> {
         self.stop(node, true);
         self.durability.gave_up(node);
         self.slot(node).unaware = false;
+        self.slot(node).given_up_by = None;
         let disk = self.blank_disk(node)?;
         self.slot(node).disk = disk;
         self.restart(node)

@@ -26,6 +26,12 @@ pub struct Slot<B> {
     pub client: Option<Client>,
     pub order: Order,
     pub isolation: Isolation,
+    /// The same for requests that may wait for peers, each of which may hold them up for `stall_ms`.
+    pub stall: Isolation,
+    /// It has said that it is suspended.
+    pub suspended: bool,
+    /// A resync of it has begun and not ended.
+    pub resyncing: bool,
     /// Members in sync by its own charter, after its latest step.
     pub members: Vec<NodeId>,
     /// What `members` was made of: generation, version and members of the charter, and the number of processes so far.
@@ -42,6 +48,8 @@ pub struct Slot<B> {
     pub held: bool,
     /// It was given up by a forced promotion that it has not heard of.
     pub unaware: bool,
+    /// The generation that gave it up, until that is known to be on its disk: what it has only heard it forgets again.
+    pub given_up_by: Option<(u64, u128)>,
     /// Its clock: world time, so many µs ahead, running so many millionths fast.
     pub ahead_us: u64,
     pub fast_ppm: u64,

@@ -4,7 +4,7 @@ use super::audit::Flip;
 use super::brain::Brain;
 use super::client::Client;
 use super::disk::{DiskMood, SimDisk};
-use super::invariants::durability::Durability;
+use super::invariants::durability::{self, Durability};
 use super::invariants::{Violation, broken, order, records, salvage};
 use super::net::{Due, Lane, Net};
 use super::operator::Orders;
@@ -15,7 +15,7 @@ use super::rng::Rng;
 use super::slot::Slot;
 use super::truth::{Pos, Truth};
 use crate::core::notice::Notice;
-use crate::core::{Action, Event, NodeId, Part, PeerMsg, ReqId, TermId, VolumeId};
+use crate::core::{Action, Event, Lsn, NodeId, OnStall, Part, PeerMsg, ReqId, TermId, VolumeId};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
@@ -89,6 +89,8 @@ pub struct World<B> {
     pub storm: bool,
     /// Clients ask for more.
     pub load: bool,
+    /// The newest change of each volume that a client was told to be done.
+    done: Vec<Option<Pos>>,
     stamps: u64,
     next_request: u64,
     digest: u64,
@@ -106,6 +108,7 @@ impl<B: Brain> World<B> {
         let nodes = plan.modes.len();
         let mut net = Net::new(plan.net_delay_us);
         net.compress = plan.compress;
+        net.overtaking = plan.overtaking;
         let truth = Truth::new(plan.geometry.clone());
         let mut world = World {
             rng,
@@ -123,6 +126,7 @@ impl<B: Brain> World<B> {
             trace,
             storm: true,
             load: true,
+            done: vec![None; plan.geometry.volumes.len()],
             stamps: 1,
             next_request: 1,
             digest: 0xcbf2_9ce4_8422_2325,
@@ -166,6 +170,9 @@ impl<B: Brain> World<B> {
             client: None,
             order: Default::default(),
             isolation: Default::default(),
+            stall: Default::default(),
+            suspended: false,
+            resyncing: false,
             members: Vec::new(),
             seen_charter: None,
             held_at: None,
@@ -174,6 +181,7 @@ impl<B: Brain> World<B> {
             impaired: false,
             held: false,
             unaware: false,
+            given_up_by: None,
             ahead_us: self.rng.below(1 << 40),
             fast_ppm: self.rng.below(10_000),
         });
@@ -449,6 +457,11 @@ impl<B: Brain> World<B> {
             records::check(brain.lineage(), records, &self.truth)?;
             records::check_order(records)?;
             self.counts.records_sent += records.len() as u64;
+            let unheard = self.net.unheard(node, session);
+            if !records.is_empty() && unheard >= self.plan.window {
+                let detail = format!("{node:?} sends on {session:?}, where {unheard} bytes are under way");
+                return Err(broken("F1 window", detail));
+            }
             let last = records.last().map_or(0, |r| r.lsn.0);
             self.mix(last);
         }
@@ -480,6 +493,14 @@ impl<B: Brain> World<B> {
         let kind = format!("{notice:?}");
         let kind = kind.split([' ', '{', '(']).next().unwrap_or_default();
         self.counts.one(&format!("notice {kind}"));
+        let slot = self.slot(node);
+        match notice {
+            Notice::Suspended { .. } => slot.suspended = true,
+            Notice::Resumed | Notice::TermOpened { .. } => slot.suspended = false,
+            Notice::ResyncStarted { .. } => slot.resyncing = slot.client.as_ref().is_none_or(|c| !c.live),
+            Notice::ResyncFinished { .. } | Notice::PeerLost { .. } => slot.resyncing = false,
+            _ => {}
+        }
         self.say(|| format!("{} == {notice:?}", name(node.0 as usize)));
         if matches!(notice, Notice::ImageGivenUp { .. }) {
             // The file allows it: what it holds is of no worth until it is whole again.
@@ -507,6 +528,7 @@ impl<B: Brain> World<B> {
             self.orders.generation = generation;
             for off in self.orders.off(node) {
                 self.slot(off).unaware = true;
+                self.slot(off).given_up_by = Some(generation);
             }
         }
         self.slot(node).unaware &= generation != self.orders.generation;
@@ -527,8 +549,10 @@ impl<B: Brain> World<B> {
                 let given_up = self.durability.opened(node, at, forced, &self.truth)?;
                 self.counts.add("debts given up by force", given_up);
             }
-            let volumes = self.plan.geometry.volumes.len();
-            self.slot(node).client = Some(Client::new(term, start, volumes));
+            let whole = Pos { term, lsn: start };
+            let held = |done: &Option<Pos>| done.filter(|p| self.truth.contains(whole, *p)).map_or(Lsn(0), |p| p.lsn);
+            let completed = self.done.iter().map(held).collect();
+            self.slot(node).client = Some(Client::new(term, start, completed));
         } else if let Some(client) = &mut self.slot(node).client {
             client.live = true;
         }
@@ -595,9 +619,18 @@ impl<B: Brain> World<B> {
         self.counts.answered += 1;
         if let Some(took) = promise.took_us {
             slot.isolation.check(now, node, took, self.plan.patience_us())?;
+            slot.stall.check(now, node, took, self.plan.stalls_us())?;
+        }
+        let changed = promise.done.is_some() || promise.durable.is_some();
+        if changed && slot.brain.as_ref().is_some_and(|b| b.charter().in_sync.len() < 2) && self.plan.keeps_two(node) {
+            let detail = format!("{node:?} told a client that {req:?} is done, and nobody else is in sync");
+            return Err(broken("10 suspension", detail));
         }
         if slot.unaware {
             return Ok(());
+        }
+        if let Some((volume, pos)) = promise.done {
+            durability::raise(&mut self.done[volume.0 as usize], pos, &self.truth);
         }
         let others: Vec<NodeId> = slot.stayed.iter().copied().filter(|n| *n != node).collect();
         for other in &others {
@@ -657,8 +690,11 @@ impl<B: Brain> World<B> {
         slot.order.check(node, marks, serving)?;
         let others_async = slot.members.iter().all(|m| *m == node) && all_async(&self.plan, node);
         slot.isolation.note(now, serving.is_none() || !others_async || slot.impaired || storm_of_io);
+        let may_hang = self.plan.on_stall == OnStall::Suspend || slot.suspended;
+        slot.stall.note(now, serving.is_none() || may_hang || slot.impaired || storm_of_io);
         if let Some(oldest) = client.and_then(Client::oldest) {
             slot.isolation.check(now, node, now - oldest, self.plan.patience_us())?;
+            slot.stall.check(now, node, now - oldest, self.plan.stalls_us())?;
         }
         if serving.is_some() && !slot.unaware { self.check_applied(node) } else { Ok(()) }
     }

@@ -63,6 +63,16 @@ pub fn encode(message: &PeerMsg, compress: bool) -> Result<Encoded, WireError> {
     Ok(Encoded { head, payloads })
 }
 
+/// Bytes of payload that a message carries, before packing.
+pub fn payload_bytes(message: &PeerMsg) -> usize {
+    match message {
+        PeerMsg::Append { records, .. } | PeerMsg::ResyncData { records, .. } => {
+            records.iter().map(|r| r.payload.len()).sum()
+        }
+        _ => 0,
+    }
+}
+
 /// Only the first lsn travels, so the others must follow from it.
 fn check_order(records: &[Record]) -> Result<(), WireError> {
     let Some(first) = records.first() else { return Ok(()) };
@@ -88,7 +98,7 @@ fn payloads(records: &[Record]) -> Result<Vec<Payload>, WireError> {
     Ok(out)
 }
 
-/// The payloads as one lz4 block, if that is smaller.
+/// The payloads as one lz4 block, if that is smaller by enough to be worth unpacking.
 fn pack(payloads: &[Payload], length: usize) -> Option<Payload> {
     let joined;
     let raw: &[u8] = match payloads {
@@ -101,5 +111,5 @@ fn pack(payloads: &[Payload], length: usize) -> Option<Payload> {
         }
     };
     let packed = lz4_flex::block::compress(raw);
-    (packed.len() < length).then(|| Payload::copy_of(&packed))
+    (packed.len() < length - length / 16).then(|| Payload::copy_of(&packed))
 }

@@ -1,6 +1,6 @@
 //! The mirror of [`PeerMsg`] that is encoded: records stand in it without their payloads.
 
-use crate::core::hello::{Charter, Hello};
+use crate::core::hello::{Charter, Hello, Share};
 use crate::core::{Ack, Extent, Kind, Lsn, PeerMsg, Record, VolumeId, Watermarks};
 use bincode::{Decode, Encode};
 
@@ -90,6 +90,7 @@ pub(super) enum Head {
         version: u64,
         granted: bool,
     },
+    Share(Share),
     Lacks {
         piece: Vec<u8>,
     },
@@ -136,6 +137,7 @@ impl Head {
             PeerMsg::TakeOver => Head::TakeOver,
             PeerMsg::Fetch { after } => Head::Fetch { after },
             PeerMsg::Bye { why } => Head::Bye { why },
+            PeerMsg::Share(share) => Head::Share(share),
         }
     }
 
@@ -163,6 +165,7 @@ impl Head {
             Head::TakeOver => PeerMsg::TakeOver,
             Head::Fetch { after } => PeerMsg::Fetch { after },
             Head::Bye { why } => PeerMsg::Bye { why },
+            Head::Share(share) => PeerMsg::Share(share),
         }
     }
 

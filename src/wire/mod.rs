@@ -23,7 +23,7 @@ mod header;
 mod tests;
 
 pub use decode::decode;
-pub use encode::{Encoded, encode};
+pub use encode::{Encoded, encode, payload_bytes};
 pub use header::{FrameHeader, HEADER_LEN};
 
 /// Bytes of an encoded head, at most.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::buf::Payload;
-use crate::core::hello::{Charter, Gap, Hello, Member};
+use crate::core::hello::{Charter, Gap, Hello, Member, Share};
 use crate::core::*;
 use proptest::prelude::*;
 
@@ -50,6 +50,8 @@ fn hello() -> Hello {
             grain: 4096,
             overwritten_in: Some(TermId(7)),
         }),
+        features: vec!["lz4".into()],
+        probe: false,
     }
 }
 
@@ -80,6 +82,8 @@ fn one_of_each() -> Vec<PeerMsg> {
             streamed: Lsn(1 << 41),
             resync_bytes: 1 << 40,
             echo_us: 5,
+            held_us: 6,
+            disk_us: 7,
         }),
         PeerMsg::Charter(hello().charter),
         PeerMsg::CharterAck { version: 8 },
@@ -97,6 +101,7 @@ fn one_of_each() -> Vec<PeerMsg> {
         PeerMsg::TakeOver,
         PeerMsg::Fetch { after: Lsn(9) },
         PeerMsg::Bye { why: "over and out".into() },
+        PeerMsg::Share(Share { records: 3, bytes: None, send: 1 << 40, at_most: true, again: 4096 }),
     ]
 }
 
@@ -250,7 +255,7 @@ proptest! {
 
     /// Heads that decode far: a valid one with a few bytes changed.
     #[test]
-    fn nearly_valid_heads_never_panic(which in 0usize..19, at: proptest::sample::Index, to: u8, payload_at: proptest::sample::Index, packed: bool) {
+    fn nearly_valid_heads_never_panic(which in 0usize..21, at: proptest::sample::Index, to: u8, payload_at: proptest::sample::Index, packed: bool) {
         let message = &one_of_each()[which];
         let mut head = head_of(message);
         let i = at.index(head.len());

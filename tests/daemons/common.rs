@@ -287,6 +287,14 @@ pub fn check(cluster: &Cluster, node: usize, writers: &mut [Writer], promise: Pr
     given_up
 }
 
+/// Runs the program as `cluster.tool` does, whatever comes of it: the exit code, and what it printed.
+pub fn output(cluster: &Cluster, command: &str, node: usize, more: &[&str]) -> (Option<i32>, String) {
+    let mut run = Command::new(exe());
+    run.arg(command).arg(cluster.file()).args(["--node", cluster.name(node)]).args(more);
+    let output = run.output().expect("a program that can be run");
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// A block whose every byte is `byte`.
 pub fn block_of(byte: u8) -> Vec<u8> {
     vec![byte; BLOCK]

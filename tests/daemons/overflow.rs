@@ -49,7 +49,7 @@ fn a_disconnected_passive_past_the_log_is_resynced_under_load() {
     load.await_writes(50);
     must(cluster.command(0, &Command::Disconnect { peer: "beta".into(), force: true }));
     cluster.await_status(0, "its log overflows", is_past_the_log);
-    must(cluster.command(0, &Command::Connect { peer: "beta".into() }));
+    must(cluster.command(0, &Command::Connect { peer: "beta".into(), dry_run: false }));
     cluster.await_in_sync(0, &[0, 1]);
     load.await_writes(50);
     let mut writers = load.stop();

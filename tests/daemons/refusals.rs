@@ -117,7 +117,7 @@ fn parting_from_the_last_member() {
     must(cluster.command(0, &Command::Disconnect { peer: "beta".into(), force: true }));
     cluster.await_in_sync(0, &[0]);
     cluster.client(0).write(0, &block_of(1), true).unwrap();
-    must(cluster.command(0, &Command::Connect { peer: "beta".into() }));
+    must(cluster.command(0, &Command::Connect { peer: "beta".into(), dry_run: false }));
     cluster.await_in_sync(0, &[0, 1]);
     cluster.assert_stores_equal(0, &[1], VOLUME);
 }

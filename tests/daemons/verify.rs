@@ -20,6 +20,26 @@ fn spoil(cluster: &Cluster, node: usize) -> [(u64, u64); 3] {
     [(QUIET, 4096), (QUIET + (1 << 20) + 4096, 8192), ((48 << 20) - 4096, 4096)]
 }
 
+/// The exit code and the answer.
+fn verify(cluster: &Cluster, more: &[&str]) -> (Option<i32>, String) {
+    output(cluster, "verify", 0, more)
+}
+
+/// Who was not compared is named, and nobody at all is a refusal.
+#[test]
+fn a_peer_that_is_not_there_is_named() {
+    let mut cluster =
+        Cluster::serving(&Plan::of(&["alpha", "beta", "gamma"], "16MiB").resource("stall_ms = 300"), &[0, 1, 2]);
+    must(cluster.kill(2));
+    cluster.await_in_sync(0, &[0, 1]);
+    let (code, answer) = verify(&cluster, &[]);
+    assert!(code == Some(0) && answer.starts_with("beta: equal\ngamma: not compared: it is "), "{answer}");
+    must(cluster.kill(1));
+    cluster.await_in_sync(0, &[0]);
+    let refused = cluster.tool("verify", 0, &[]).unwrap_err().to_string();
+    assert!(refused.contains("beta: it is ") && refused.contains("gamma: it is "), "{refused}");
+}
+
 #[test]
 fn an_injected_difference_is_found_under_load_and_mended() {
     let seed = seed("an_injected_difference_is_found_under_load_and_mended");
@@ -34,8 +54,22 @@ fn an_injected_difference_is_found_under_load_and_mended() {
     let load = Load::start(&cluster, 0, writers(BLOCKS, seed));
     load.await_writes(50);
     cluster.await_in_sync(0, &[0, 1]);
-    let answer = must(cluster.tool("verify", 0, &[]));
-    assert!(answer.starts_with("beta: 16384 bytes differ"), "{answer}");
+    let (code, answer) = verify(&cluster, &["--json"]);
+    assert_eq!(code, Some(1), "{answer}");
+    let report: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((&report["equal"], &report["not_compared"]), (&false.into(), &Value::Array(vec![])), "{report}");
+    let found = &report["peers"][0];
+    assert_eq!(
+        (&found["peer"], &found["differing_bytes"], &found["repaired"]),
+        (&"beta".into(), &16384.into(), &false.into())
+    );
+    let ranges = found["ranges"].as_array().unwrap();
+    let named = |r: &Value| (r["offset"].as_u64().unwrap(), r["length"].as_u64().unwrap());
+    let mut ranges: Vec<(u64, u64)> = ranges.iter().map(named).collect();
+    ranges.sort();
+    assert_eq!(ranges, spoiled, "{report}");
+    let (code, answer) = verify(&cluster, &[]);
+    assert!(code == Some(1) && answer.starts_with("beta: 16384 bytes differ"), "{answer}");
     let said = cluster.said(0);
     for (offset, length) in spoiled {
         let (offset, length) = (format!("offset={offset}"), format!("length={length}"));

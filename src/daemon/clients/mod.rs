@@ -12,7 +12,7 @@ mod tests;
 
 use super::hub::{ClientTag, ConnId, Hub};
 use super::journal::Happening;
-use super::net::{ListenError, close_abruptly, end_receiving, nodelay, origin};
+use super::net::{ListenError, close_abruptly, end_receiving, keepalive, nodelay, origin};
 use super::ring::Op;
 use crate::config::Settings;
 use crate::core::{ClientError, ClientOp, Event, Reply, ReqId, Time};
@@ -25,8 +25,8 @@ use std::rc::Rc;
 
 /// Connections at a time.
 const CLIENTS: usize = 128;
-/// Bytes of writes and reads that wait for their answer, of all connections together.
-const HELD: u64 = 64 << 20;
+/// The share of `memory` that requests may hold before the core has answered them.
+const HELD_SHARE: u64 = 2;
 /// A client chooses its export within this.
 const HAGGLE_MS: u64 = 30_000;
 /// A connection that ends may take what is queued within this.
@@ -38,7 +38,7 @@ const DRAINING_MS: u64 = 10_000;
 struct Pending {
     client: ConnId,
     ticket: Ticket,
-    /// Bytes that it counts for against [`HELD`].
+    /// Bytes that it counts for against `Clients::held_most`.
     held: u64,
     read: bool,
 }
@@ -50,6 +50,8 @@ pub struct Clients {
     conns: BTreeMap<ConnId, Client>,
     pending: HashMap<ReqId, Pending>,
     held: u64,
+    /// Bytes of writes and reads that wait for their answer, of all connections together, past which nothing is received.
+    held_most: u64,
     /// Connections that may have complete requests which were not looked at.
     stalled: BTreeSet<ConnId>,
     /// Connections that may have something to send.
@@ -79,6 +81,7 @@ impl Clients {
             conns: BTreeMap::new(),
             pending: HashMap::new(),
             held: 0,
+            held_most: settings.node.memory / HELD_SHARE,
             stalled: BTreeSet::new(),
             unsent: BTreeSet::new(),
             open: true,
@@ -153,6 +156,7 @@ impl Clients {
         }
         self.last_conn += 1;
         let id = ConnId(self.last_conn);
+        keepalive(&socket);
         let socket = Rc::new(nodelay(socket));
         let client = Client::new(socket, self.exports.clone(), from, hub.now.plus_ms(HAGGLE_MS));
         self.conns.insert(id, client);
@@ -167,7 +171,7 @@ impl Clients {
             if client.life != Life::Open {
                 return self.bury(id);
             }
-            if !self.open || self.held >= HELD || !client.has_room() {
+            if !self.open || self.held >= self.held_most || !client.has_room() {
                 self.stalled.insert(id);
                 return;
             }
@@ -234,7 +238,7 @@ impl Clients {
 
     /// Hands on what was held back and now has room.
     pub fn resume(&mut self, hub: &mut Hub) {
-        if !self.open || self.held >= HELD {
+        if !self.open || self.held >= self.held_most {
             return;
         }
         for id in std::mem::take(&mut self.stalled) {

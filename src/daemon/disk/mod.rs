@@ -60,6 +60,7 @@ impl Disk {
             // Lossless: the configuration allows far fewer volumes.
             disk.open_fixed(Part::Store(crate::core::VolumeId(i as u16)), path, volume.size, node.block)?;
         }
+        disk._locks.push(lock_dir(&settings.dir)?);
         Ok(disk)
     }
 
@@ -136,6 +137,16 @@ pub(super) fn lock(path: &Path, part: &PartFile) -> Result<Flock<File>, DiskErro
     let file = File::from(part.fd().try_clone().map_err(failed)?);
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         nix::errno::Errno::EWOULDBLOCK => DiskError::InUse { path: path.to_owned() },
+        other => failed(other.into()),
+    })
+}
+
+/// The same for a node's folder, where its history, bitmaps and salvage are: those of two replicas would overwrite each other.
+pub(super) fn lock_dir(dir: &Path) -> Result<Flock<File>, DiskError> {
+    let failed = |source| DiskError::Io { what: "lock", path: dir.to_owned(), source };
+    let folder = File::open(dir).map_err(failed)?;
+    Flock::lock(folder, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => DiskError::InUse { path: dir.to_owned() },
         other => failed(other.into()),
     })
 }

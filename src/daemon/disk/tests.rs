@@ -233,3 +233,20 @@ fn a_block_smaller_than_the_devices_is_refused() {
         other => panic!("{other:?}"),
     }
 }
+
+/// Two resources with logs and stores of their own, and one folder: their histories would be one file.
+#[test]
+fn a_folder_belongs_to_one_replica() {
+    let dir = disk_dir();
+    let first = settings(dir.path(), "alpha");
+    files(&first);
+    let _held = Disk::open(&first).unwrap();
+    let mut second = first.clone();
+    second.log = dir.path().join("log-2");
+    second.stores = second.stores.iter().map(|s| s.with_extension("2")).collect();
+    files(&second);
+    match Disk::open(&second).map(|_| ()) {
+        Err(DiskError::InUse { path }) => assert_eq!(path, first.dir),
+        other => panic!("{other:?}"),
+    }
+}

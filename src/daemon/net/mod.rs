@@ -2,8 +2,10 @@
 
 mod inbox;
 mod outbox;
+mod pace;
 mod sockets;
 
 pub use inbox::{Ahead, Inbox};
 pub use outbox::Outbox;
-pub use sockets::{ListenError, Listener, close_abruptly, end_receiving, nodelay, origin, tcp_socket};
+pub use pace::Pace;
+pub use sockets::{ListenError, Listener, close_abruptly, end_receiving, keepalive, nodelay, origin, tcp_socket};

@@ -1,10 +1,14 @@
 //! One connection between nodes: frames out of received bytes, and what is to be sent.
+//!
+//! This is where a transport other than plain TCP goes. Received bytes pass through [`Conn::received`] on their way to the inbox and
+//! bytes to be sent through [`Conn::next_send`]; nothing outside of this file sees either, and nothing in it knows what a
+//! message means. See "The transport" in `docs/architecture.md`.
 
 use crate::buf::Payload;
 use crate::core::{NodeId, PeerMsg, SessionId, Time};
-use crate::daemon::net::{Ahead, Inbox, Outbox};
+use crate::daemon::net::{Ahead, Inbox, Outbox, Pace, close_abruptly, end_receiving};
 use crate::daemon::ring::{Fd, Op, Piece, Token};
-use crate::wire::{self, FrameHeader, HEADER_LEN, WireError};
+use crate::wire::{self, Encoded, FrameHeader, HEADER_LEN, WireError};
 
 /// Bytes received behind an awaited payload: the next header and head, and of its payload what must be copied then.
 const READ_AHEAD: usize = 4096;
@@ -43,9 +47,9 @@ enum Frame {
 }
 
 pub struct Conn {
-    pub socket: Fd,
+    socket: Fd,
     pub state: State,
-    pub outbox: Outbox,
+    outbox: Outbox,
     pub receiving: bool,
     pub dialing: bool,
     inbox: Inbox,
@@ -127,11 +131,55 @@ impl Conn {
         }
     }
 
-    /// Queues a message.
-    pub fn queue(&mut self, message: &PeerMsg, compress: bool) -> Result<(), WireError> {
-        let frame = wire::encode(message, compress)?;
-        self.outbox.push(Piece::Bytes(frame.head));
-        frame.payloads.into_iter().for_each(|p| self.outbox.push(Piece::Payload(p)));
-        Ok(())
+    /// The next send, if there is something to send and none under way.
+    pub fn next_send(&mut self) -> Option<Op> {
+        self.outbox.next(&self.socket)
+    }
+
+    /// Takes back a send that has moved `n` bytes; what it left over is to be sent next.
+    pub fn sent(&mut self, op: Op, n: usize) -> Option<Op> {
+        self.outbox.sent(op, n)
+    }
+
+    /// Takes note that the send under way has failed.
+    pub fn send_failed(&mut self) {
+        self.outbox.failed();
+    }
+
+    /// Whether everything was sent.
+    pub fn all_sent(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
+    /// Whether frames wait for nothing but their turn under a limit.
+    pub fn awaits_turn(&self) -> bool {
+        self.outbox.awaits_turn()
+    }
+
+    /// Lets go of the frames whose turn has come.
+    pub fn release(&mut self, pace: &mut Pace, now: Time) {
+        self.outbox.release(pace, now);
+    }
+
+    /// What is queued is sent, whatever the limit, and nothing more is received.
+    pub fn say_last_words(&mut self) {
+        self.outbox.release_all();
+        end_receiving(&self.socket);
+    }
+
+    /// Ends the connection; what is queued is forgotten.
+    pub fn cut(&mut self) {
+        self.outbox.clear();
+        close_abruptly(&self.socket);
+    }
+
+    /// Queues a frame, or keeps it until its turn has come.
+    pub fn queue(&mut self, frame: Encoded, hold: bool) {
+        let pieces = std::iter::once(Piece::Bytes(frame.head)).chain(frame.payloads.into_iter().map(Piece::Payload));
+        if hold {
+            self.outbox.hold(pieces.collect());
+        } else {
+            pieces.for_each(|p| self.outbox.push(p));
+        }
     }
 }

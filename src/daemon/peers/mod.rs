@@ -7,19 +7,22 @@
 mod conn;
 #[cfg(test)]
 mod tests;
+mod way;
 
 use super::hub::{ConnId, Hub, PeerTag};
 use super::journal::Happening;
-use super::net::{ListenError, Listener, close_abruptly, end_receiving, nodelay, origin, tcp_socket};
+use super::net::{ListenError, Listener, Pace, nodelay, origin, tcp_socket};
 use super::ring::{Address, Op};
 use crate::config::Settings;
 use crate::core::hello::Hello;
 use crate::core::{Event, Mode, NodeConfig, NodeId, PeerMsg, SessionId, Time};
+use crate::wire;
 use conn::{Conn, State};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use way::Way;
 
 /// A dial takes no longer than this.
 const DIAL_MS: u64 = 5000;
@@ -45,16 +48,18 @@ pub struct Peers {
     last_session: u64,
     /// Why dialing a peer last failed: said once, and not with each attempt.
     failing: BTreeMap<NodeId, String>,
-    /// Peers to which payloads are sent compressed.
-    compress: Vec<NodeId>,
+    /// One for each node of the file; this node's own is not used.
+    ways: Vec<Way>,
 }
 
 impl Peers {
     /// Listens for peers.
     pub fn new(settings: &Settings) -> Result<Peers, ListenError> {
+        let compress = |node: usize| settings.peers.iter().any(|p| usize::from(p.node.0) == node && p.compress);
+        let ways = settings.node.nodes.iter().enumerate().map(|(i, spec)| Way::new(spec, compress(i)));
         Ok(Peers {
             node: settings.node.clone(),
-            addresses: settings.peers.iter().copied().collect(),
+            addresses: settings.peers.iter().map(|p| (p.node, p.address)).collect(),
             listener: Listener::tcp(settings.listen)?,
             accept_at: None,
             conns: BTreeMap::new(),
@@ -62,7 +67,7 @@ impl Peers {
             last_conn: 0,
             last_session: 0,
             failing: BTreeMap::new(),
-            compress: Vec::new(),
+            ways: ways.collect(),
         })
     }
 
@@ -113,14 +118,31 @@ impl Peers {
 
     /// `Action::Send`. What belongs to a session that is over is dropped.
     pub fn send(&mut self, peer: NodeId, session: SessionId, message: &PeerMsg, hub: &mut Hub) {
-        let compress = self.compress.contains(&peer);
         let Some(id) = self.session(peer, session) else { return };
         let Some(conn) = self.conns.get_mut(&id) else { return };
-        if let Err(e) = conn.queue(message, compress) {
-            let what = format!("a message to {} cannot be sent: {e}", self.node.name(peer));
-            hub.journal.note(&Happening::Defect { what });
-            self.lost(id, hub);
+        let way = &mut self.ways[usize::from(peer.0)];
+        match way.encode(message) {
+            Ok(frame) => {
+                let limit = way.pace.as_mut();
+                let hold = limit.is_some() && !message.overtakes();
+                if let Some(pace) = limit.filter(|_| !hold) {
+                    // It waits for nothing, and counts all the same.
+                    pace.spend(frame.length() as u64);
+                }
+                conn.queue(frame, hold);
+            }
+            Err(e) => {
+                let what = format!("a message to {} cannot be sent: {e}", self.node.name(peer));
+                hub.journal.note(&Happening::Defect { what });
+                self.lost(id, hub);
+            }
         }
+    }
+
+    /// Bytes of payload sent to a peer since the start, and bytes that went over the wire for it.
+    pub fn traffic(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        let named = self.node.nodes.iter().zip(&self.ways);
+        named.map(|(spec, way)| (spec.name.as_str(), way.sent_bytes, way.wire_bytes))
     }
 
     /// `Action::Close`. What is queued is still sent.
@@ -139,11 +161,16 @@ impl Peers {
     pub fn flush(&mut self, mode: Mode, hub: &mut Hub) {
         for (id, conn) in &mut self.conns {
             let of = match conn.state {
-                State::Session { peer, .. } => self.node.nodes[usize::from(peer.0)].mode,
+                State::Session { peer, .. } => {
+                    if let Some(pace) = &mut self.ways[usize::from(peer.0)].pace {
+                        conn.release(pace, hub.now);
+                    }
+                    self.node.nodes[usize::from(peer.0)].mode
+                }
                 _ => Mode::Async,
             };
             if of == mode
-                && let Some(op) = conn.outbox.next(&conn.socket)
+                && let Some(op) = conn.next_send()
             {
                 hub.peer(PeerTag::Send(*id), op);
             }
@@ -152,7 +179,14 @@ impl Peers {
 
     /// When [`Peers::tick`] is wanted at the latest.
     pub fn deadline(&self) -> Option<Time> {
-        self.conns.values().filter_map(Conn::until).chain(self.accept_at).min()
+        let turn = |c: &Conn| match c.state {
+            State::Session { peer, .. } if c.awaits_turn() => {
+                self.ways[usize::from(peer.0)].pace.as_ref().map(Pace::opens_at)
+            }
+            _ => None,
+        };
+        let each = self.conns.values().flat_map(|c| [c.until(), turn(c)]);
+        each.chain([self.accept_at]).flatten().min()
     }
 
     /// Ends what has taken too long.
@@ -271,7 +305,13 @@ impl Peers {
             (_, Err(libc::EINTR | libc::EAGAIN)) => conn.received(op, 0),
             (_, Err(_)) => return self.lost(id, hub),
         }
+        let before = hub.events.len();
         self.messages(id, hub);
+        if hub.events.len() == before
+            && let Some(State::Session { peer, session }) = self.conns.get(&id).map(|c| &c.state)
+        {
+            hub.events.push_back(Event::PeerHeard { peer: *peer, session: *session });
+        }
         let open = |c: &Conn| matches!(c.state, State::Session { .. } | State::Stranger { .. });
         if self.conns.get(&id).is_some_and(open) {
             self.receive(id, hub);
@@ -290,6 +330,9 @@ impl Peers {
             };
             match (&conn.state, message) {
                 (State::Session { peer, session }, message) => {
+                    if let PeerMsg::Hello(hello) = &message {
+                        self.ways[usize::from(peer.0)].greeted(hello);
+                    }
                     hub.events.push_back(Event::PeerMessage { peer: *peer, session: *session, message });
                 }
                 (State::Stranger { .. }, PeerMsg::Hello(hello)) => self.introduced(id, hello, hub),
@@ -307,6 +350,7 @@ impl Peers {
             match self.node.find(&hello.node) {
                 Some(peer) if peer != self.node.me => {
                     self.begin(id, peer, hub);
+                    self.ways[usize::from(peer.0)].greeted(&hello);
                     if let Some((session, _)) = self.sessions.get(&peer) {
                         let message = PeerMsg::Hello(hello);
                         hub.events.push_back(Event::PeerMessage { peer, session: *session, message });
@@ -319,7 +363,9 @@ impl Peers {
         };
         if let Some(conn) = self.conns.get_mut(&id) {
             // Cannot be too large; and if it were, the other side would see the connection end all the same.
-            let _ = conn.queue(&PeerMsg::Bye { why: format!("refused: {refusal}") }, false);
+            if let Ok(frame) = wire::encode(&PeerMsg::Bye { why: format!("refused: {refusal}") }, false) {
+                conn.queue(frame, false);
+            }
         }
         self.refused(id, &refusal, hub);
         self.leave(id, hub);
@@ -342,11 +388,14 @@ impl Peers {
     fn sent(&mut self, id: ConnId, op: Op, result: Result<usize, i32>, hub: &mut Hub) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let dead = conn.state == State::Dead;
+        if let (State::Session { peer, .. }, Ok(n)) = (&conn.state, result) {
+            self.ways[usize::from(peer.0)].wire_bytes += n as u64;
+        }
         let rest = match result {
-            Ok(n) if !dead => conn.outbox.sent(op, n),
-            Err(libc::EINTR | libc::EAGAIN) if !dead => conn.outbox.sent(op, 0),
+            Ok(n) if !dead => conn.sent(op, n),
+            Err(libc::EINTR | libc::EAGAIN) if !dead => conn.sent(op, 0),
             _ => {
-                conn.outbox.failed();
+                conn.send_failed();
                 return self.lost(id, hub);
             }
         };
@@ -354,7 +403,7 @@ impl Peers {
             Some(op) => {
                 hub.peer(PeerTag::Send(id), op);
             }
-            None if conn.outbox.is_empty() && matches!(conn.state, State::Leaving { .. }) => self.kill(id),
+            None if conn.all_sent() && matches!(conn.state, State::Leaving { .. }) => self.kill(id),
             None => {}
         }
     }
@@ -371,19 +420,19 @@ impl Peers {
     /// Ends a connection once what is queued was sent.
     fn leave(&mut self, id: ConnId, hub: &mut Hub) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
-        if conn.outbox.is_empty() {
+        if conn.all_sent() {
             return self.kill(id);
         }
         conn.state = State::Leaving { until: hub.now.plus_ms(LEAVING_MS) };
-        end_receiving(&conn.socket);
+        // At most what a second's limit lets pass (see `NodeConfig::window_of`), and the good-bye behind it should arrive.
+        conn.say_last_words();
     }
 
     /// Ends a connection. It is forgotten when nothing of it is in flight any more.
     fn kill(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.state = State::Dead;
-            conn.outbox.clear();
-            close_abruptly(&conn.socket);
+            conn.cut();
         }
         self.bury(id);
     }

@@ -19,8 +19,14 @@ struct Side {
 
 impl Side {
     fn new(name: &str) -> Side {
+        Side::with(name, |_| ())
+    }
+
+    fn with(name: &str, change: impl FnOnce(&mut Settings)) -> Side {
         let dir = disk_dir();
-        let mut side = Side { hub: hub(), peers: Peers::new(&settings(dir.path(), name)).unwrap(), events: Vec::new() };
+        let mut settings = settings(dir.path(), name);
+        change(&mut settings);
+        let mut side = Side { hub: hub(), peers: Peers::new(&settings).unwrap(), events: Vec::new() };
         side.peers.start(&mut side.hub);
         side
     }
@@ -91,6 +97,8 @@ fn hello(node: &str) -> Box<Hello> {
         charter: Charter::default(),
         promoting: false,
         gap: None,
+        features: vec!["lz4".into()],
+        probe: false,
     })
 }
 
@@ -101,7 +109,12 @@ fn step_both((a, b): &mut (Side, Side)) {
 
 /// Alpha has dialed beta, and both have said hello.
 fn pair() -> (Side, Side) {
-    let mut both = (Side::new("alpha"), Side::new("beta"));
+    meet(Side::new("alpha"), Side::new("beta"), hello("beta"))
+}
+
+/// The same, with what beta says of itself.
+fn meet(alpha: Side, beta: Side, greeting: Box<Hello>) -> (Side, Side) {
+    let mut both = (alpha, beta);
     let address = both.1.address();
     both.0.peers.set_address(BETA, address);
     both.0.peers.dial(BETA, &mut both.0.hub);
@@ -112,6 +125,10 @@ fn pair() -> (Side, Side) {
     both.0.peers.send(BETA, session, &PeerMsg::Hello(hello("alpha")), &mut both.0.hub);
     until("the other is up", &mut both, step_both, |(_, b)| !b.messages().is_empty());
     assert!(matches!(both.1.events[..], [Event::PeerUp { peer: ALPHA, .. }, Event::PeerMessage { peer: ALPHA, .. }]));
+    let session = both.1.session().unwrap();
+    both.1.peers.send(ALPHA, session, &PeerMsg::Hello(greeting), &mut both.1.hub);
+    until("alpha knows beta", &mut both, step_both, |(a, _)| !a.messages().is_empty());
+    both.0.events.retain(|e| matches!(e, Event::PeerUp { .. }));
     both
 }
 
@@ -306,4 +323,127 @@ fn a_message_that_cannot_be_sent_ends_the_session_and_not_the_daemon() {
     both.0.peers.send(BETA, session, &too_long, &mut both.0.hub);
     until("over", &mut both, step_both, |(a, b)| a.at_rest() && b.at_rest());
     assert!(matches!(both.0.events.last(), Some(Event::PeerDown { peer: BETA, .. })));
+}
+
+/// Alpha may send a mebibyte a second to beta. Clocks stand still until they are moved.
+fn limited() -> (Side, Side) {
+    let limit = |s: &mut Settings| s.node.nodes[1].bandwidth = Some(1 << 20);
+    meet(Side::with("alpha", limit), Side::new("beta"), hello("beta"))
+}
+
+fn append(n: usize, size: usize) -> PeerMsg {
+    PeerMsg::Append { records: records(n, size), watermarks: Watermarks::default() }
+}
+
+/// How many frames with records have come.
+fn appends(side: &Side) -> usize {
+    side.messages().into_iter().filter(|m| matches!(m, PeerMsg::Append { .. })).count()
+}
+
+#[test]
+fn a_limit_holds_data_back_and_heartbeats_overtake_it() {
+    let mut both = limited();
+    both.0.hub.now = both.0.hub.now.plus_ms(1000);
+    let session = both.0.session().unwrap();
+    let data = append(64, 4096);
+    let beat = PeerMsg::Heartbeat { watermarks: Watermarks { committed: Lsn(9), ..Watermarks::default() } };
+    for _ in 0..8 {
+        both.0.peers.send(BETA, session, &data, &mut both.0.hub);
+    }
+    let charter = PeerMsg::Charter(Charter::default());
+    both.0.peers.send(BETA, session, &charter, &mut both.0.hub);
+    both.0.peers.send(BETA, session, &beat, &mut both.0.hub);
+    until("the heartbeat comes", &mut both, step_both, |(_, b)| b.messages().contains(&&beat));
+    for _ in 0..5 {
+        step_both(&mut both);
+    }
+    assert_eq!(appends(&both.1), 1, "the others wait for their turn");
+    for n in 2..=8 {
+        let next = both.0.peers.deadline().expect("it will be time for the next");
+        let pause_us = next.since_us(both.0.hub.now);
+        assert!((150_000..270_000).contains(&pause_us), "{pause_us} us for a quarter of a mebibyte");
+        both.0.hub.now = next;
+        until("the next one", &mut both, step_both, |(_, b)| appends(b) == n);
+    }
+    assert!(!both.1.messages().contains(&&charter), "what is not only a report of positions stays in order");
+    both.0.hub.now = both.0.peers.deadline().unwrap();
+    until("the charter", &mut both, step_both, |(_, b)| b.messages().last() == Some(&&charter));
+    assert_eq!(both.0.peers.deadline(), None);
+}
+
+#[test]
+fn a_limited_session_that_ends_still_says_why() {
+    let mut both = limited();
+    let session = both.0.session().unwrap();
+    let bye = PeerMsg::Bye { why: "enough".into() };
+    for message in [&append(64, 4096), &append(64, 4096), &bye] {
+        both.0.peers.send(BETA, session, message, &mut both.0.hub);
+    }
+    both.0.peers.close(BETA, session, &mut both.0.hub);
+    until("the good-bye", &mut both, step_both, |(_, b)| b.messages().last() == Some(&&bye));
+    until("all is quiet", &mut both, step_both, |(a, b)| a.at_rest() && b.at_rest());
+}
+
+#[test]
+fn a_new_session_does_not_begin_with_a_new_allowance() {
+    let mut both = limited();
+    let session = both.0.session().unwrap();
+    both.0.peers.send(BETA, session, &append(256, 4096), &mut both.0.hub);
+    until("it comes", &mut both, step_both, |(_, b)| appends(b) == 1);
+    both.0.peers.dial(BETA, &mut both.0.hub);
+    until("the second session", &mut both, step_both, |(a, _)| a.session() != Some(session));
+    let session = both.0.session().unwrap();
+    both.0.peers.send(BETA, session, &PeerMsg::Hello(hello("alpha")), &mut both.0.hub);
+    both.0.peers.send(BETA, session, &append(1, 4096), &mut both.0.hub);
+    for _ in 0..5 {
+        step_both(&mut both);
+    }
+    assert_eq!(appends(&both.1), 1);
+    assert!(
+        both.0.peers.deadline().is_some_and(|t| t.since_us(both.0.hub.now) > 900_000),
+        "the debt is still to be paid"
+    );
+}
+
+fn packing(settings: &mut Settings) {
+    settings.peers[0].compress = true;
+}
+
+/// Bytes of payload, and bytes on the wire, that alpha has sent to beta.
+fn traffic(alpha: &Side) -> (u64, u64) {
+    alpha.peers.traffic().find(|(name, ..)| *name == "beta").map(|(_, sent, wire)| (sent, wire)).unwrap()
+}
+
+#[test]
+fn payloads_are_packed_for_who_understands_it_and_counted() {
+    let mut old = hello("beta");
+    old.features = vec!["something-newer".into()];
+    for (greeting, packs) in [(hello("beta"), true), (old, false)] {
+        let mut both = meet(Side::with("alpha", packing), Side::new("beta"), greeting);
+        let session = both.0.session().unwrap();
+        let data = append(64, 4096);
+        let before = traffic(&both.0).1;
+        both.0.peers.send(BETA, session, &data, &mut both.0.hub);
+        until("it comes", &mut both, step_both, |(a, b)| appends(b) == 1 && traffic(a).1 > before);
+        assert_eq!(both.1.messages().last(), Some(&&data), "as it was sent");
+        let (sent, wire) = traffic(&both.0);
+        assert_eq!(sent, 64 * 4096);
+        assert_eq!(wire < sent / 2, packs, "{wire} bytes on the wire");
+    }
+}
+
+#[test]
+fn a_part_of_a_message_is_a_sign_of_life() {
+    let mut beta = Side::new("beta");
+    let mut stream = TcpStream::connect(beta.address()).unwrap();
+    stream.write_all(&frame(&PeerMsg::Hello(hello("alpha")))).unwrap();
+    until("it is up", &mut beta, Side::step, |b| b.session().is_some());
+    let bytes = frame(&append(16, 4096));
+    for part in bytes[..60_000].chunks(20_000) {
+        let before = beta.events.len();
+        stream.write_all(part).unwrap();
+        until("it is heard", &mut beta, Side::step, |b| b.events.len() > before);
+        assert!(matches!(beta.events.last(), Some(Event::PeerHeard { peer: ALPHA, .. })));
+    }
+    assert_eq!(appends(&beta), 0);
 }

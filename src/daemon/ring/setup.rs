@@ -7,8 +7,9 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
     #[error(
-        "this kernel has no io_uring (5.11 or newer is needed), or it is switched off here: see `sysctl kernel.io_uring_disabled`, \
-         and in a container its seccomp profile ({0})"
+        "io_uring cannot be used here ({0}). In a container its seccomp profile forbids it, as Docker's does by default: allow \
+         io_uring_setup, io_uring_enter and io_uring_register there (or, to try it, docker run --security-opt seccomp=unconfined). Where \
+         the system forbids it: sysctl -w kernel.io_uring_disabled=0. A kernel that does not have it is too old: 5.11 or newer is needed"
     )]
     Unavailable(io::Error),
     #[error("io_uring of this kernel lacks {0}: a kernel of 5.11 or newer is needed")]

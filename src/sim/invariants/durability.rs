@@ -23,7 +23,8 @@ pub struct Durability {
     debts: Vec<Debt>,
 }
 
-fn raise(debt: &mut Option<Pos>, pos: Pos, truth: &Truth) {
+/// Moves a mark on to `pos`, unless what it stands at holds that already.
+pub fn raise(debt: &mut Option<Pos>, pos: Pos, truth: &Truth) {
     if debt.is_none_or(|old| !truth.contains(old, pos)) {
         *debt = Some(pos);
     }

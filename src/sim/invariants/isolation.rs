@@ -1,4 +1,5 @@
-//! Invariant 8: an active that waits for nobody answers at the speed of its own disk.
+//! Invariant 8: an active that waits for nobody answers at the speed of its own disk; and one that waits for peers gives each of
+//! them up after `stall_ms` (C4, C10).
 
 use super::{Violation, broken};
 use crate::core::NodeId;
@@ -20,7 +21,7 @@ impl Isolation {
         let waited_for_nobody = self.alone_since.is_some_and(|since| now - since >= took_us);
         if waited_for_nobody && took_us > limit_us {
             let detail =
-                format!("a request to {node:?}, which waits for no peer, took {took_us} µs (limit {limit_us})");
+                format!("a request to {node:?}, which need not wait so long, took {took_us} µs (limit {limit_us})");
             return Err(broken("8 isolation", detail));
         }
         Ok(())
