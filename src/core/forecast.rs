@@ -268,7 +268,8 @@ impl Node {
         let mut lacks = bitmap.bits.clone();
         self.log.changed(plan.fork, self.log.end()).for_each(|e| lacks.add(e));
         // Where memory is short, sets err to more.
-        (lacks.bytes(), lacks.grain() > DIRTY_BLOCK || !self.log.knows_each_after(plan.fork))
+        let exact = self.log.knows_each_after(plan.fork.max(self.log.from().prev()));
+        (lacks.bytes(), lacks.grain() > DIRTY_BLOCK || !exact)
     }
 
     /// The answer, from what the peer says of itself and, where it was asked, from its share.
