@@ -198,7 +198,7 @@ impl Plan {
 
     /// How long a request to an active that waits for nobody may take, in µs: some rounds of its own flushing and applying.
     pub fn patience_us(&self) -> u64 {
-        1_500_000 + 3000 * (self.flush_ms + self.apply_ms)
+        2_000_000 + 3000 * (self.flush_ms + self.apply_ms)
     }
 
     /// The same where it may wait for peers: each is given up after a stall, at a write and at a change of the charter.
