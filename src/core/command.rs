@@ -192,12 +192,12 @@ impl Node {
     }
 
     fn fetch_tail(&mut self) {
-        let Some((node, session)) = self.best_tail() else { return };
+        let (Some((node, session)), Some(term)) = (self.best_tail(), self.lineage.last().map(|t| t.id)) else { return };
         if let Some(Operation { kind: Kind::Promote { fetching, .. }, .. }) = &mut self.operation {
             *fetching = Some(node);
         }
         let after = self.log.end();
-        self.send(node, session, PeerMsg::Fetch { after });
+        self.send(node, session, PeerMsg::Fetch { after, term });
     }
 
     pub(super) fn is_fetching_from(&self, node: NodeId) -> bool {

@@ -275,7 +275,7 @@ impl Node {
             PeerMsg::Ready { received, durable } => self.peer_ready(node, received, durable),
             PeerMsg::Ack(ack) => self.peer_acknowledged(node, ack),
             PeerMsg::CharterAck { version } => self.charter_confirmed(node, version),
-            PeerMsg::Fetch { after } => self.tail_wanted(node, session, after),
+            PeerMsg::Fetch { after, term } => self.tail_wanted(node, session, after, term),
             PeerMsg::Append { records, .. } if self.is_fetching_from(node) => self.tail_came(node, records),
             PeerMsg::Append { records, watermarks } => self.records_came(node, records, watermarks),
             PeerMsg::Heartbeat { watermarks } => self.records_came(node, Vec::new(), watermarks),

@@ -91,7 +91,7 @@ fn one_of_each() -> Vec<PeerMsg> {
         PeerMsg::Claim(hello().charter),
         PeerMsg::ClaimAnswer { version: 3, granted: true },
         PeerMsg::TakeOver,
-        PeerMsg::Fetch { after: Lsn(9) },
+        PeerMsg::Fetch { after: Lsn(9), term: TermId(3) },
         PeerMsg::Bye { why: "over and out".into() },
         PeerMsg::Share(Share { records: 3, bytes: None, send: 1 << 40, at_most: true, again: 4096 }),
     ]
