@@ -184,7 +184,7 @@ fn tell_lies(duo: &mut Duo, side: usize, lies: Vec<(PeerMsg, u64)>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn an_active_survives_a_lying_passive(lies in prop::collection::vec((lie(), 0u64..40), 1..30)) {
