@@ -109,18 +109,19 @@ impl Node {
     /// Takes a node out of the in-sync set, or out of those about to join. With `on_stall = "suspend"` the set keeps two.
     pub(super) fn drop_member(&mut self, node: NodeId, why: &str) {
         let end = self.log.end();
+        let present = self.change.as_ref().map_or(&self.charter, |c| &c.charter);
+        let listed = present.member(self.cfg.name(node)).is_some();
+        if listed && self.cfg.on_stall == OnStall::Suspend && present.in_sync.len() <= 2 {
+            return self.set_suspended(true, why); // It stays, and what waits for it waits on.
+        }
+        let mut charter = present.clone();
         let peer = &mut self.peers[node.0 as usize];
         peer.joining = None;
         peer.waiting = None;
         peer.rejoin_from = end;
-        let present = self.change.as_ref().map_or(&self.charter, |c| &c.charter);
-        if present.member(self.cfg.name(node)).is_none() {
+        if !listed {
             return;
         }
-        if self.cfg.on_stall == OnStall::Suspend && present.in_sync.len() <= 2 {
-            return self.set_suspended(true, why);
-        }
-        let mut charter = present.clone();
         let name = self.cfg.name(node).to_string();
         charter.in_sync.retain(|m| m.node != name);
         self.ask(charter, Some((node, why.to_string())));
@@ -295,7 +296,9 @@ impl Node {
         let alone = self.charter.in_sync.len() < 2 && others_sync;
         let late = self.cfg.peers().any(|n| {
             let peer = &self.peers[n.0 as usize];
-            self.is_listed(n) && (peer.down_since.is_some() || peer.waiting.is_some_and(|(_, t)| self.stalled(t)))
+            let unconfirmed = self.change.as_ref().is_some_and(|c| c.unconfirmed.contains(&n) && self.stalled(c.since));
+            let waited_for = peer.waiting.is_some_and(|(_, t)| self.stalled(t));
+            self.is_listed(n) && (peer.down_since.is_some() || unconfirmed || waited_for)
         });
         if alone {
             self.set_suspended(true, "fewer than two members are in sync, and on_stall is \"suspend\"");

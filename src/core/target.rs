@@ -165,6 +165,9 @@ impl Node {
         let TargetStage::Preparing(Prepare { plan, step: Step::Settle, .. }) = &target.stage else { return };
         let (plan, session) = (*plan, target.session);
         let end = self.log.end();
+        if self.goes_on(node, plan) {
+            return self.lineage_adopted(node, session);
+        }
         if !self.log.is_settled() || !self.store.is_resting() || self.rollback.is_some() || self.resync_ios > 0 {
             return self.log.want_durable(end);
         }
@@ -200,6 +203,18 @@ impl Node {
         let changed = self.changed_since(node, plan.fork);
         let aside = self.begin_set_aside(node, session, plan.fork, changed);
         self.put_aside(node, aside);
+    }
+
+    /// Whether the session is but the next one of a term that this node follows already (C1): nothing is to be ended, set aside or
+    /// adopted, so nothing is waited for either. A ring full of what is not committed comes to rest only once the active hears
+    /// of it.
+    fn goes_on(&mut self, node: NodeId, plan: Plan) -> bool {
+        let settled =
+            self.superblock.is_settled() && self.rollback.is_none() && self.gap.is_none() && !self.lineage.is_fresh();
+        let Some(TargetStage::Preparing(prepare)) = self.peers[node.0 as usize].target_mut().map(|t| &t.stage) else {
+            return false;
+        };
+        settled && !plan.resync && plan.fork == self.log.end() && prepare.lineage == self.lineage.terms()
     }
 
     fn prepare_mut(&mut self, node: NodeId, session: SessionId) -> Option<&mut Prepare> {
