@@ -197,6 +197,9 @@ impl Node {
         if end <= plan.fork || self.gap.is_some() {
             return self.prepared(node, session, Some(Vec::new()));
         }
+        if let Some(changed) = self.already_set_aside(plan.fork) {
+            return self.prepared(node, session, changed);
+        }
         let changed = self.changed_since(node, plan.fork);
         let aside = self.begin_set_aside(node, session, plan.fork, changed);
         self.put_aside(node, aside);

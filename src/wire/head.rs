@@ -189,7 +189,7 @@ impl Head {
             Head::ReadyResync { since, .. } => vec![*since],
             Head::Append { first, watermarks: w, .. } => vec![*first, w.committed, w.accepted, w.flush_to],
             Head::Heartbeat { watermarks: w } => vec![w.committed, w.accepted, w.flush_to],
-            Head::Ack(ack) => vec![ack.received, ack.durable, ack.applied],
+            Head::Ack(ack) => vec![ack.received, ack.durable, ack.applied, ack.streamed],
             Head::Charter(c) | Head::Claim(c) => c.released.into_iter().collect(),
             Head::ResyncEnd { base, until } => vec![*base, *until],
             Head::ResyncDone { position } => vec![*position],
