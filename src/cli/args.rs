@@ -266,10 +266,10 @@ Examples:
         #[arg(long, value_name = "VOLUME")]
         volume: Option<String>,
         /// The image, which must not exist yet
-        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        #[arg(long, value_name = "IMAGE", value_hint = ValueHint::FilePath)]
         to: PathBuf,
         /// An image or store of the volume that nobody writes to, which is copied first
-        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        #[arg(long, value_name = "IMAGE", value_hint = ValueHint::FilePath)]
         base: Option<PathBuf>,
         /// Export what can be read of a damaged one
         #[arg(long)]

@@ -188,7 +188,8 @@ fn behind(peer: &Value) -> String {
         return "nothing".to_owned();
     }
     let seconds = lag["seconds"].as_f64().map_or(NONE.to_owned(), |s| format!("{s:.1} s"));
-    format!("{writes} writes, {}, {seconds}", size(&lag["bytes"]))
+    let noun = if writes == 1 { "write" } else { "writes" };
+    format!("{writes} {noun}, {}, {seconds}", size(&lag["bytes"]))
 }
 
 /// A bar with a truthful end: full only when all is done. Where the total is not known yet there is none.

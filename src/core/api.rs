@@ -353,9 +353,10 @@ pub enum PeerMsg {
         version: u64,
         granted: bool,
     },
-    /// The sender is being promoted and asks for the records after this one; answered by `Append` (L1).
+    /// The sender is being promoted and asks for the records of this term, its newest, after this one; answered by `Append` (L1).
     Fetch {
         after: Lsn,
+        term: TermId,
     },
     /// The active has demoted itself for the receiver to promote itself.
     TakeOver,

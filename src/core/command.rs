@@ -192,12 +192,12 @@ impl Node {
     }
 
     fn fetch_tail(&mut self) {
-        let Some((node, session)) = self.best_tail() else { return };
+        let (Some((node, session)), Some(term)) = (self.best_tail(), self.lineage.last().map(|t| t.id)) else { return };
         if let Some(Operation { kind: Kind::Promote { fetching, .. }, .. }) = &mut self.operation {
             *fetching = Some(node);
         }
         let after = self.log.end();
-        self.send(node, session, PeerMsg::Fetch { after });
+        self.send(node, session, PeerMsg::Fetch { after, term });
     }
 
     pub(super) fn is_fetching_from(&self, node: NodeId) -> bool {
@@ -519,12 +519,17 @@ impl Node {
         }
     }
 
-    fn check_active(&self) -> Result<(), Refusal> {
+    pub(super) fn check_active(&self) -> Result<(), Refusal> {
         if self.stage == Stage::Active {
             return Ok(());
         }
-        let active = self.charter.active.clone().unwrap_or_else(|| "nobody, as far as this node knows".into());
-        Err(Refusal::NotActive { node: self.cfg.my_name().to_string(), active })
+        let node = self.cfg.my_name().to_string();
+        let active = match &self.charter.active {
+            None => "nobody, as far as this node knows".into(),
+            Some(name) if *name == node => format!("nobody now, and {node} was the last"),
+            Some(name) => name.clone(),
+        };
+        Err(Refusal::NotActive { node, active })
     }
 
     fn begin_demote(&mut self, id: CommandId, to: Option<NodeId>, forced: bool) -> Result<(), Refusal> {

@@ -32,6 +32,9 @@ impl MemDisk {
     }
 
     fn perform(&mut self, part: Part, op: IoOp) -> Result<IoData, IoError> {
+        if let (Part::Store(_), IoOp::Read { offset, length } | IoOp::Zero { offset, length, .. }) = (part, &op) {
+            assert!(offset + length <= 8 * MIB, "outside of the volume");
+        }
         match op {
             IoOp::Read { offset, length } => self.read(part, offset, length).map(IoData::Bytes),
             IoOp::Write { mut offset, bufs, .. } => {
@@ -231,6 +234,20 @@ impl Duo {
             for (peer, session) in std::mem::take(&mut self.sides[at].sessions) {
                 self.later(0, at, What::Tell(Event::PeerDown { peer, session }));
             }
+        }
+    }
+
+    /// A message from the other side that it never sent; if that side does not run, on a connection of its own.
+    pub fn lie(&mut self, side: usize, message: PeerMsg) {
+        let peer = NodeId(1 - side as u8);
+        if self.sides[1 - side].node.is_none() && !self.sides[side].sessions.contains_key(&peer) {
+            self.next += 1;
+            let session = SessionId(self.next);
+            self.sides[side].sessions.insert(peer, session);
+            self.tell(side, Event::PeerUp { peer, session });
+        }
+        if let Some(session) = self.sides[side].sessions.get(&peer).copied() {
+            self.tell(side, Event::PeerMessage { peer, session, message });
         }
     }
 

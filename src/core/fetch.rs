@@ -30,11 +30,15 @@ impl Node {
     }
 
     /// A node that is being promoted asks for the records after `after`.
-    pub(super) fn tail_wanted(&mut self, node: NodeId, session: SessionId, after: Lsn) {
+    pub(super) fn tail_wanted(&mut self, node: NodeId, session: SessionId, after: Lsn, term: TermId) {
         if !matches!(self.peers[node.0 as usize].link, Link::Idle(_)) {
             return self.close_link(node, "a question for records between nodes that are not idle", true);
         }
         let from = after.next();
+        // What this node said of itself may be old: it may have followed another term since, whose records are not what is asked for.
+        if self.lineage.term_at(from).map(|t| t.id) != Some(term) {
+            return self.send_tail(node, session, Vec::new());
+        }
         if self.overlay.first().is_some_and(|first| first <= from) {
             let records = frame(self.overlay.records_from(from).cloned(), self.frame_bytes(node));
             return self.send_tail(node, session, records);
@@ -69,7 +73,12 @@ impl Node {
         }
     }
 
-    fn send_tail(&mut self, node: NodeId, session: SessionId, records: Vec<Record>) {
+    /// Records of one term: those of the first one's.
+    fn send_tail(&mut self, node: NodeId, session: SessionId, mut records: Vec<Record>) {
+        let term_of = |r: &Record| self.lineage.term_at(r.lsn).map(|t| t.id);
+        if let Some(term) = records.first().and_then(term_of) {
+            records.retain(|r| term_of(r) == Some(term));
+        }
         let watermarks = self.my_watermarks();
         self.send_in(node, session, PeerMsg::Append { records, watermarks });
     }

@@ -352,6 +352,12 @@ impl Node {
             (theirs.lineage, theirs.received, theirs.durable) =
                 (self.lineage.terms().to_vec(), peer.received, peer.durable);
             theirs.applied = theirs.applied.max(peer.applied);
+        } else if self.role() == Role::Passive && theirs.role == Role::Active && self.gap.is_none() {
+            // This node has followed it since: what it has of that term came from there.
+            let terms = self.lineage.terms();
+            if terms.last().map(|t| t.id) == theirs.lineage.last().map(|t| t.id) {
+                theirs.received = theirs.received.max(self.log.end());
+            }
         }
         let mut answer = self.forecast(node, &theirs, None, Learnt::Earlier);
         answer.verdict = format!("{name} does not answer ({why}). If it stands where it stood: {}", answer.verdict);

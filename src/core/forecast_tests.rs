@@ -131,3 +131,29 @@ fn a_session_that_stands_is_told_of_and_a_node_that_was_never_met_is_not_made_up
         assert!(refused.to_string().contains(name), "{refused}");
     }
 }
+
+#[test]
+fn what_a_dead_active_had_sent_is_no_orphan_of_the_one_that_followed_it() {
+    let mut duo = disconnected();
+    duo.order(ALPHA, Command::Connect { peer: "beta".into(), dry_run: false }).unwrap();
+    duo.run_ms(500);
+    for block in 1..4 {
+        duo.write(ALPHA, block, true);
+    }
+    duo.run_ms(2000);
+    duo.stop(ALPHA);
+    duo.run_ms(3000);
+    let seen = dry_run(&mut duo, BETA);
+    assert_eq!((seen.outcome, seen.learnt), (Outcome::CatchUp, Learnt::Earlier), "{seen:?}");
+    assert!(seen.orphans.is_empty() && seen.records == Some(0), "{seen:?}");
+    assert_eq!(duo.status(BETA).peers[0].why.as_deref(), Some("the connection was closed"));
+}
+
+#[test]
+fn the_log_of_a_passive_does_not_take_its_active_for_one_that_lacks_everything() {
+    let mut duo = Duo::in_sync();
+    duo.write(ALPHA, 0, true);
+    duo.run_ms(2000);
+    let Ok(Answer::Log(log)) = duo.order(BETA, Command::Log) else { panic!("no answer") };
+    assert_eq!((log.peers[0].durable, log.peers[0].reached), (Lsn(1), true), "{log:?}");
+}

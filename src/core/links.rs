@@ -19,6 +19,9 @@ const SILENT_HEARTBEATS: u64 = 10;
 pub(super) const SPLIT_BRAIN: &str =
     "both nodes are active (split brain): demote the one whose writes are to be set aside";
 
+/// Why there is no session with a node that could not be connected to.
+const UNREACHABLE: &str = "it cannot be reached";
+
 /// Why an active does not go on that meets a node which has seen a later promotion by force (C8).
 pub(super) fn outvoted_words(peer: &str) -> String {
     format!("{peer} knows of a later promotion by force: demote this node with --force")
@@ -163,7 +166,9 @@ impl Node {
     pub(super) fn connect_failed(&mut self, node: NodeId) {
         if matches!(self.peer_mut(node).link, Link::Dialing) {
             self.back_off(node);
-            self.probe_ends(node, "it cannot be reached");
+            let why = &mut self.peer_mut(node).why;
+            why.get_or_insert_with(|| UNREACHABLE.to_string());
+            self.probe_ends(node, UNREACHABLE);
         }
     }
 
@@ -275,7 +280,7 @@ impl Node {
             PeerMsg::Ready { received, durable } => self.peer_ready(node, received, durable),
             PeerMsg::Ack(ack) => self.peer_acknowledged(node, ack),
             PeerMsg::CharterAck { version } => self.charter_confirmed(node, version),
-            PeerMsg::Fetch { after } => self.tail_wanted(node, session, after),
+            PeerMsg::Fetch { after, term } => self.tail_wanted(node, session, after, term),
             PeerMsg::Append { records, .. } if self.is_fetching_from(node) => self.tail_came(node, records),
             PeerMsg::Append { records, watermarks } => self.records_came(node, records, watermarks),
             PeerMsg::Heartbeat { watermarks } => self.records_came(node, Vec::new(), watermarks),

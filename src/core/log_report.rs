@@ -1,6 +1,7 @@
 //! What the log holds, for `understudy log`.
 
 use super::node::Node;
+use super::peer::Link;
 use super::types::*;
 use serde::Serialize;
 
@@ -88,7 +89,11 @@ impl Node {
 
     fn peer_in_log(&self, node: NodeId, from: Lsn) -> PeerInLog {
         let peer = &self.peers[node.0 as usize];
-        let durable = peer.known.max(peer.durable);
+        let mut durable = peer.known.max(peer.durable);
+        if matches!(peer.link, Link::Target(_)) {
+            // It is the active that this node follows: what is committed is durable there.
+            durable = durable.max(self.committed);
+        }
         let bitmap = &self.bitmaps[node.0 as usize];
         let name = self.cfg.name(node).to_string();
         PeerInLog { name, durable, reached: durable.next() >= from, listed_bytes: bitmap.bits.bytes() }

@@ -19,6 +19,8 @@ mod forecast_tests;
 mod gap;
 pub mod hello;
 pub mod latency;
+#[cfg(test)]
+mod liar_tests;
 pub mod lineage;
 mod links;
 pub mod log;

@@ -175,6 +175,8 @@ pub struct Node {
     pub(super) zero: bool,
     pub(super) accept_times: AcceptTimes,
     pub(super) next_salvage: u32,
+    /// What the newest salvage of this process holds: a rejoin that fails after it does not write it again.
+    pub(super) set_aside: Option<super::salvage::InSalvage>,
     /// One for each node of the resource; this node's own is not used.
     pub(super) bitmaps: Vec<Bitmap>,
     pub(super) reclaim: Reclaim,
@@ -234,6 +236,7 @@ impl Node {
             zero: sb.zero,
             accept_times: AcceptTimes::default(),
             next_salvage: sb.next_salvage,
+            set_aside: None,
             bitmaps: recovered.bitmaps.clone(),
             reclaim: Reclaim::default(),
             gap: recovered.gap.clone(),
@@ -324,7 +327,9 @@ impl Node {
         let links = self.link_deadline();
         let log = self.log.flush_due();
         let store = self.store_deadline();
-        let resume = (self.may_resume && self.operation.is_none()).then(|| self.resume_at.max(self.now.plus_ms(1)));
+        // Past that time it waits for what others say, which is an event.
+        let waits = self.may_resume && self.operation.is_none() && self.now < self.resume_at;
+        let resume = waits.then_some(self.resume_at);
         [links, log, store, resume].into_iter().flatten().min()
     }
 

@@ -343,3 +343,83 @@ fn check_identity(config: &NodeConfig, found: &Superblock) -> Result<(), Recover
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::hello::Gap;
+    use super::super::view::data_record;
+    use super::*;
+    use crate::format::BLOCK;
+    use crate::format::batch::TermRef;
+
+    const STREAM: u128 = 5;
+
+    /// A growing part in memory that is only read.
+    struct Memory(Vec<u8>);
+
+    impl BlockingDisk for Memory {
+        fn read(&mut self, _: Part, offset: u64, length: u64) -> Result<Payload, IoError> {
+            let bytes = (offset..offset + length).map(|at| self.0.get(at as usize).copied().unwrap_or(0));
+            Ok(Payload::copy_of(&bytes.collect::<Vec<u8>>()))
+        }
+
+        fn size(&mut self, _: Part) -> Result<u64, IoError> {
+            Ok(self.0.len() as u64)
+        }
+
+        fn write(&mut self, _: Part, _: u64, _: &Payload) -> Result<(), IoError> {
+            Err(IoError { errno: 30 })
+        }
+
+        fn zero(&mut self, _: Part, _: u64, _: u64) -> Result<(), IoError> {
+            Err(IoError { errno: 30 })
+        }
+
+        fn flush(&mut self, _: Part) -> Result<(), IoError> {
+            Err(IoError { errno: 30 })
+        }
+
+        fn truncate(&mut self, _: Part, _: u64) -> Result<(), IoError> {
+            Err(IoError { errno: 30 })
+        }
+    }
+
+    /// A history of batches with two blocks each, and where it stood after each of them.
+    fn history(batches: u64) -> (Memory, Vec<Chain>) {
+        let (mut chain, mut bytes, mut stood) = (Chain::start(STREAM), Vec::new(), Vec::new());
+        for n in 0..batches {
+            let block = |i: u64| data_record(VolumeId(0), i * 4096, Payload::copy_of(&[n as u8 + 1; 4096]));
+            let mut records = [block(2 * n), block(2 * n + 1)];
+            let bufs = chain.append(STREAM, TermRef { number: 0, id: TermId(0) }, &mut records);
+            bufs.iter().for_each(|b| bytes.extend_from_slice(b));
+            stood.push(chain);
+        }
+        (Memory(bytes), stood)
+    }
+
+    fn found(disk: &mut Memory) -> (Chain, usize, Verdict) {
+        let gap = Gap { rollback: Some(Lsn(1)), since: Lsn(1), everything: false, grain: 4096, overwritten_in: None };
+        let mut state = GapState::new(gap, &[1 << 20], u64::MAX, STREAM);
+        let found = read_chain(Part::History, STREAM, disk, &mut state).unwrap();
+        (chain_end(&found), state.saved.bytes() as usize / 4096, found.verdict)
+    }
+
+    #[test]
+    fn a_torn_batch_at_the_end_of_a_history_is_written_anew() {
+        let (mut disk, stood) = history(3);
+        assert_eq!(found(&mut disk), (stood[2], 6, Verdict::End));
+        // Its second block is torn, then its first one, then its header.
+        for torn_at in [2 * BLOCK, BLOCK, 0] {
+            disk.0[stood[1].address as usize + torn_at + 100] ^= 1;
+            assert_eq!(found(&mut disk), (stood[1], 4, Verdict::End), "torn at {torn_at}");
+        }
+    }
+
+    #[test]
+    fn a_history_that_rotted_in_the_middle_is_damage() {
+        let (mut disk, stood) = history(3);
+        disk.0[stood[0].address as usize + BLOCK + 100] ^= 1;
+        let (_, _, verdict) = found(&mut disk);
+        assert!(matches!(verdict, Verdict::Damage { lsn: Lsn(3), .. }), "{verdict:?}");
+    }
+}

@@ -60,10 +60,11 @@ impl Node {
         let (grain, block) = (gap.state.grain, BLOCK as u64);
         // Undo is saved by whole grains: a block touches one, a run two more than it fills.
         let ends = runs.saturating_mul(2 * (grain - block));
-        let grains = bytes.saturating_add(ends).min((bytes / block + runs).saturating_mul(grain)).min(all);
+        let grains =
+            bytes.saturating_add(ends).min((bytes / block).saturating_add(runs).saturating_mul(grain)).min(all);
         // This side's own data has been overwritten in part, where there is undo: only announced contents count it again.
         let unsaved = if counted { grains } else { grains.saturating_sub(gap.saved.bytes()) };
-        let headers = (runs + unsaved / MESSAGE_BYTES + 1).min(unsaved / block + 1) * block;
+        let headers = runs.saturating_add(unsaved / MESSAGE_BYTES + 1).min(unsaved / block + 1) * block;
         let needed = (gap.chain.address + unsaved + headers).max(self.history_floor);
         if needed > limit {
             return self.no_room(node, needed, limit, counted);

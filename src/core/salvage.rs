@@ -32,7 +32,23 @@ pub struct SetAside {
     records: u64,
 }
 
+/// Which orphans are in a salvage, and the blocks that they are in.
+#[derive(Clone, Debug)]
+pub struct InSalvage {
+    term: Option<TermId>,
+    fork: Lsn,
+    end: Lsn,
+    changed: Option<DirtySet>,
+}
+
 impl Node {
+    /// The blocks of the orphans after `fork`, if a salvage has them already.
+    pub(super) fn already_set_aside(&self, fork: Lsn) -> Option<Option<DirtySet>> {
+        let (term, end) = (self.lineage.last().map(|t| t.id), self.log.end());
+        let done = self.set_aside.as_ref().filter(|d| (d.term, d.fork, d.end) == (term, fork, end))?;
+        Some(done.changed.clone())
+    }
+
     /// What this node changed after `fork`, if it still knows (R4): from its log, or from the bits that it keeps for the peer.
     pub(super) fn changed_since(&self, node: NodeId, fork: Lsn) -> Option<DirtySet> {
         let mut changed = DirtySet::bounded(&self.volume_sizes(), self.cfg.changed_limit());
@@ -175,6 +191,9 @@ impl Node {
         let salvage = self.next_salvage;
         self.next_salvage += 1;
         self.notice(Notice::OrphansSetAside { records: aside.records, bytes: aside.bytes, salvage });
+        let (term, end) = (self.lineage.last().map(|t| t.id), self.log.end());
+        let fork = Lsn(end.0 - aside.records);
+        self.set_aside = Some(InSalvage { term, fork, end, changed: aside.changed.clone() });
         self.orphans_are_safe(node, session, aside.changed);
     }
 

@@ -37,6 +37,9 @@ impl Node {
         let Some(source) = peer.source_mut() else {
             return self.close_link(node, "Ready without an active", true);
         };
+        if !matches!(source.feed, Feed::Preparing) {
+            return self.close_link(node, "Ready for the second time, or in the middle of a resync", true);
+        }
         if received.next() < from {
             return self.close_link(node, "the log no longer reaches that far back", true);
         }

@@ -227,3 +227,43 @@ fn a_split_brain_is_said_once() {
     assert_eq!(count(&duo, BETA, |n| matches!(n, Notice::SplitBrain { .. })), 1);
     assert_eq!(count(&duo, ALPHA, |n| matches!(n, Notice::SplitBrain { .. })), 1);
 }
+
+/// A disk that is filled by attempts to rejoin would never have room for one.
+#[test]
+fn a_rejoin_that_fails_after_it_set_orphans_aside_does_not_do_so_again() {
+    let mut duo = Duo::in_sync();
+    duo.part();
+    duo.run_ms(1500);
+    duo.order(BETA, Command::Promote { force: true, off: vec!["alpha".into()] }).unwrap();
+    duo.write(ALPHA, 1, true);
+    duo.run_ms(500);
+    duo.order(ALPHA, Command::Demote { force: true }).unwrap();
+    duo.sides[ALPHA].disk.broken.insert(Part::History, 28);
+    duo.parted = false;
+    duo.run_ms(10_000);
+    let refused = count(&duo, ALPHA, |n| matches!(n, Notice::Handshake { .. }));
+    assert!(refused > 3, "it is tried again and again: {refused}");
+    assert_eq!(count(&duo, ALPHA, |n| matches!(n, Notice::OrphansSetAside { .. })), 1);
+    duo.sides[ALPHA].disk.broken.clear();
+    duo.run_ms(5000);
+    assert_eq!(duo.status(BETA).in_sync.len(), 2, "what was set aside counts when there is room");
+    assert_eq!(count(&duo, ALPHA, |n| matches!(n, Notice::OrphansSetAside { .. })), 1);
+}
+
+#[test]
+fn an_active_that_waits_for_its_members_after_a_restart_sleeps() {
+    let mut duo = Duo::in_sync();
+    duo.stop(ALPHA);
+    duo.stop(BETA);
+    duo.start(ALPHA);
+    duo.run_ms(20_000);
+    assert_eq!(duo.status(ALPHA).role, Role::Passive);
+    let mut wakings = 0;
+    let end = duo.now.plus_ms(5000);
+    while duo.now < end {
+        let next = duo.node(ALPHA).deadline().map_or(end, |t| t.min(end));
+        duo.run_ms(next.since_us(duo.now) / 1000 + 1);
+        wakings += 1;
+    }
+    assert!(wakings < 50, "{wakings} in 5 s");
+}

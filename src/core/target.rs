@@ -199,6 +199,9 @@ impl Node {
             let nothing = DirtySet::new(&self.volume_sizes());
             return self.prepared(node, session, Some(nothing));
         }
+        if let Some(changed) = self.already_set_aside(plan.fork) {
+            return self.prepared(node, session, changed);
+        }
         let changed = self.changed_since(node, plan.fork);
         let aside = self.begin_set_aside(node, session, plan.fork, changed);
         self.put_aside(node, aside);

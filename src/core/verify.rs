@@ -115,10 +115,7 @@ pub struct Question {
 
 impl Node {
     pub(super) fn begin_verify(&mut self, command: CommandId, repair: bool) -> Result<(), Refusal> {
-        if self.stage != Stage::Active {
-            let active = self.charter.active.clone().unwrap_or_else(|| "nobody, as far as this node knows".into());
-            return Err(Refusal::NotActive { node: self.cfg.my_name().to_string(), active });
-        }
+        self.check_active()?;
         if self.verify.is_some() {
             return Err(Refusal::Busy { what: "verify" });
         }

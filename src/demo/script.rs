@@ -404,7 +404,8 @@ fn behind(status: &Value) -> String {
         (Some("in_sync" | "async" | "catching_up" | "joining"), Some(0)) => "nothing".to_string(),
         (Some("in_sync" | "async" | "catching_up" | "joining"), Some(writes)) => {
             let kib = lag["bytes"].as_u64().unwrap_or(0) >> 10;
-            format!("{writes} writes, {kib} KiB, {:.3} s", lag["seconds"].as_f64().unwrap_or(0.0))
+            let noun = if writes == 1 { "write" } else { "writes" };
+            format!("{writes} {noun}, {kib} KiB, {:.3} s", lag["seconds"].as_f64().unwrap_or(0.0))
         }
         (state, _) => state.unwrap_or("?").to_string(),
     }

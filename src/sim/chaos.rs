@@ -7,7 +7,8 @@ use super::invariants::{Violation, alone, broken};
 use super::plan::{Trouble, name};
 use super::truth::Pos;
 use super::world::{Happening, World};
-use crate::core::{Command, Lsn, NodeId};
+use crate::core::{Command, Lsn, NodeId, Part};
+use crate::format::superblock::RING_START;
 
 impl<B: Brain> World<B> {
     /// One trouble, drawn from the seed's mix; now and then a look at a copy of a disk, and at the resource as a whole.
@@ -61,6 +62,7 @@ impl<B: Brain> World<B> {
             | Trouble::FlushErrors
             | Trouble::SlowDisk
             | Trouble::FullDisk => self.impair_disk(trouble, node),
+            Trouble::Rot => self.rot(node),
             Trouble::Promote => return self.order(node, Command::Promote { force: false, off: Vec::new() }),
             Trouble::Force => return self.force(node),
             Trouble::Demote => {
@@ -132,6 +134,36 @@ impl<B: Brain> World<B> {
         self.later(length, Happening::DiskWell { node });
     }
 
+    /// A sector of a passive's log or lists goes bad, where another node serves: of two that rot nothing might be left.
+    fn rot(&mut self, node: NodeId) {
+        let another_serves = self.active().is_some_and(|active| active != node);
+        if !another_serves || self.slots[node.0 as usize].serves() || self.slots.iter().any(|s| s.rotten) {
+            return;
+        }
+        let all: Vec<NodeId> = self.nodes().collect();
+        let (peer, half) = (self.rng.pick(&all), self.rng.below(2) as u8);
+        let (part, from) = self.rng.pick(&[(Part::Log, RING_START), (Part::Bitmap { peer, half }, 0)]);
+        let size = self.slots[node.0 as usize].disk.size(part);
+        if size > from {
+            let (offset, bits) = (from + self.rng.below(size - from), 1 << self.rng.below(8));
+            let slot = self.slot(node);
+            slot.disk.turn_over(part, offset, bits);
+            slot.rotten = true;
+            self.counts.one("sectors gone bad");
+        }
+    }
+
+    /// A node refuses to start from a log that has rotted. Somebody makes it anew where another one serves, and waits for that
+    /// otherwise.
+    fn refused_to_start(&mut self, node: NodeId) -> Result<(), Violation> {
+        self.counts.one("starts refused for damage");
+        if self.active().is_some_and(|active| active != node) {
+            return self.create_anew(node);
+        }
+        self.later(300_000, Happening::Restart { node });
+        Ok(())
+    }
+
     fn freeze(&mut self, node: NodeId) {
         let slot = self.slot(node);
         if slot.brain.is_none() || slot.frozen.is_some() {
@@ -185,6 +217,7 @@ impl<B: Brain> World<B> {
         slot.isolation.note(0, true);
         slot.stall.note(0, true);
         slot.suspended = false;
+        slot.outvoted_at = None;
         let resyncing = std::mem::take(&mut slot.resyncing);
         if power {
             slot.boot = boot;
@@ -238,6 +271,7 @@ impl<B: Brain> World<B> {
                 self.later(10_000, Happening::Restart { node });
                 return Ok(());
             }
+            Err(_) if slot.rotten => return self.refused_to_start(node),
             Err(error) => {
                 let who = name(node.0 as usize);
                 return Err(broken("2 a valid image", format!("{who} cannot start from what it left: {error}")));
@@ -256,19 +290,31 @@ impl<B: Brain> World<B> {
     fn check_start(&mut self, node: NodeId) -> Result<(), Violation> {
         let Some(brain) = &self.slots[node.0 as usize].brain else { return Ok(()) };
         self.truth.learn(brain.lineage()).map_err(|e| broken("4 records", e))?;
-        let Some(owed) = self.durability.kept(node) else { return Ok(()) };
         let at = brain.lineage().last().map(|t| Pos { term: t.id, lsn: brain.marks().accepted });
-        if at.is_none_or(|at| !self.truth.contains(at, owed)) {
-            let who = name(node.0 as usize);
-            return Err(broken("1 durability", format!("{who} recovered up to {at:?}, and owes {owed:?}")));
+        let rotten = std::mem::take(&mut self.slots[node.0 as usize].rotten);
+        let lacks = |owed: &Pos| at.is_none_or(|at| !self.truth.contains(at, *owed));
+        match self.durability.kept(node).filter(lacks) {
+            None => Ok(()),
+            Some(_) if rotten => {
+                // Nothing tells that what rotted at the end had ever been written (L2).
+                self.counts.one("rot taken for the end");
+                self.durability.gave_up(node);
+                Ok(())
+            }
+            Some(owed) => {
+                let who = name(node.0 as usize);
+                Err(broken("1 durability", format!("{who} recovered up to {at:?}, and owes {owed:?}")))
+            }
         }
-        Ok(())
     }
 
     /// Brings up a copy of a node's disk, as it would be after a power cut or the end of the process now.
     pub(super) fn inspect(&mut self, node: NodeId) -> Result<(), Violation> {
         let mut rng = self.rng.fork();
         let slot = &self.slots[node.0 as usize];
+        if slot.rotten {
+            return Ok(());
+        }
         let mut disk = slot.disk.clone();
         let power = rng.per_mille(700);
         match power {

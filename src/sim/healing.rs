@@ -51,8 +51,9 @@ impl<B: Brain> World<B> {
             all.iter().filter(|n| *n > node).for_each(|n| self.mend(*node, *n));
         }
         for node in all {
-            let faulted = self.slots[node.0 as usize].brain.as_ref().is_some_and(B::is_faulted);
-            if faulted {
+            let slot = &self.slots[node.0 as usize];
+            // A bad sector shows when the log is read: at the next start.
+            if slot.rotten || slot.brain.as_ref().is_some_and(B::is_faulted) {
                 self.stop(node, false);
             }
             if self.slots[node.0 as usize].brain.is_none() && !self.slots[node.0 as usize].held {

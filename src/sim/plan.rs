@@ -26,6 +26,7 @@ pub enum Trouble {
     FlushErrors,
     SlowDisk,
     FullDisk,
+    Rot,
     Promote,
     Force,
     Demote,
@@ -36,7 +37,7 @@ pub enum Trouble {
 }
 
 /// All of them, with the weight that each has where it is in the mix.
-pub const TROUBLES: [(Trouble, u64); 22] = [
+pub const TROUBLES: [(Trouble, u64); 23] = [
     (Trouble::Crash, 10),
     (Trouble::PowerCut, 10),
     (Trouble::PowerCutAll, 3),
@@ -52,6 +53,7 @@ pub const TROUBLES: [(Trouble, u64); 22] = [
     (Trouble::FlushErrors, 2),
     (Trouble::SlowDisk, 4),
     (Trouble::FullDisk, 3),
+    (Trouble::Rot, 4),
     (Trouble::Promote, 4),
     (Trouble::Force, 5),
     (Trouble::Demote, 3),
@@ -124,7 +126,7 @@ impl Plan {
         troubles.retain(|_| rng.per_mille(share));
         if scope.sound_disks {
             use Trouble::*;
-            troubles.retain(|(t, _)| !matches!(t, ReadErrors | WriteErrors | FlushErrors | FullDisk));
+            troubles.retain(|(t, _)| !matches!(t, ReadErrors | WriteErrors | FlushErrors | FullDisk | Rot));
         }
         let mut plan = Plan {
             modes,
@@ -176,6 +178,20 @@ impl Plan {
         }
     }
 
+    /// What kind of world it is, to be counted.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let kinds = [
+            ("worlds of five nodes", self.modes.len() == 5),
+            ("worlds of two volumes", self.geometry.volumes.len() == 2),
+            ("worlds of small blocks", self.geometry.block == 512),
+            ("worlds that suspend", self.on_stall == OnStall::Suspend),
+            ("worlds of durable writes", self.durable_write),
+            ("worlds with packed frames", self.compress),
+            ("worlds without holes", !self.tells_holes),
+        ];
+        kinds.into_iter().filter_map(|(kind, is)| is.then_some(kind))
+    }
+
     /// The configuration of one process of a node.
     pub fn config(&self, me: NodeId, incarnation: u128, boot: u128) -> NodeConfig {
         let spec = |(i, mode): (usize, &Mode)| NodeSpec { name: name(i), mode: *mode, bandwidth: None };
@@ -206,7 +222,7 @@ impl Plan {
 
     /// How long a request to an active that waits for nobody may take, in µs: some rounds of its own flushing and applying.
     pub fn patience_us(&self) -> u64 {
-        1_500_000 + 3000 * (self.flush_ms + self.apply_ms)
+        2_000_000 + 3000 * (self.flush_ms + self.apply_ms)
     }
 
     /// The same where it may wait for peers: each is given up after a stall, at a write and at a change of the charter.

@@ -6,8 +6,9 @@ use std::fmt;
 
 /// What some seeds of any thousand come to, beside each kind of trouble. One that stays at zero means that the simulator
 /// never got there, and proves nothing about it.
-const EXPECTED: [&str; 38] = [
+const EXPECTED: [&str; 48] = [
     "I/O errors",
+    "actives that met a higher generation",
     "damaged frames refused",
     "deadlocks resolved by force",
     "debts given up by force",
@@ -42,9 +43,18 @@ const EXPECTED: [&str; 38] = [
     "refused PeerIsActive",
     "refused Unreachable",
     "requests that failed",
+    "sectors gone bad",
+    "starts refused for damage",
     "stops of serving",
     "terms opened",
     "terms opened by force",
+    "worlds of durable writes",
+    "worlds of five nodes",
+    "worlds of small blocks",
+    "worlds of two volumes",
+    "worlds that suspend",
+    "worlds with packed frames",
+    "worlds without holes",
 ];
 
 /// Counts by name: those of faults and events, in alphabetical order, are made as they come; those that every request

@@ -90,7 +90,7 @@ impl<B: Brain> World<B> {
         self.nodes().find(|n| *n != active && strange(n))
     }
 
-    fn create_anew(&mut self, node: NodeId) -> Result<(), Violation> {
+    pub(super) fn create_anew(&mut self, node: NodeId) -> Result<(), Violation> {
         self.counts.one("nodes created anew");
         self.say(|| format!("!! {} is created anew", name(node.0 as usize)));
         self.stop(node, true);
@@ -99,6 +99,7 @@ impl<B: Brain> World<B> {
         self.slot(node).given_up_by = None;
         let disk = self.blank_disk(node)?;
         self.slot(node).disk = disk;
+        self.slot(node).rotten = false;
         self.restart(node)
     }
 }

@@ -53,6 +53,7 @@ pub fn play<B: Brain>(seed: u64, scope: Scope, keep: usize, print: bool) -> Play
             };
         }
     };
+    world.plan.kinds().for_each(|kind| world.counts.one(kind));
     let storm = world.plan.storm_us;
     // Nothing of the world is used after a panic but its counts and its trace.
     let played = catch_unwind(AssertUnwindSafe(|| {

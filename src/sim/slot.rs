@@ -28,6 +28,8 @@ pub struct Slot<B> {
     pub isolation: Isolation,
     /// The same for requests that may wait for peers, each of which may hold them up for `stall_ms`.
     pub stall: Isolation,
+    /// When, serving, it met a node of a higher generation: its term is over (C8).
+    pub outvoted_at: Option<u64>,
     /// It has said that it is suspended.
     pub suspended: bool,
     /// A resync of it has begun and not ended.
@@ -44,6 +46,8 @@ pub struct Slot<B> {
     pub reported: Option<Pos>,
     /// Its disk has failed or been slow since its process started.
     pub impaired: bool,
+    /// A sector of its log or lists has gone bad since its process started.
+    pub rotten: bool,
     /// An operator has said that it is off: it stays so.
     pub held: bool,
     /// It was given up by a forced promotion that it has not heard of.

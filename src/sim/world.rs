@@ -171,6 +171,7 @@ impl<B: Brain> World<B> {
             order: Default::default(),
             isolation: Default::default(),
             stall: Default::default(),
+            outvoted_at: None,
             suspended: false,
             resyncing: false,
             members: Vec::new(),
@@ -179,6 +180,7 @@ impl<B: Brain> World<B> {
             reported: None,
             stayed: Vec::new(),
             impaired: false,
+            rotten: false,
             held: false,
             unaware: false,
             given_up_by: None,
@@ -312,6 +314,13 @@ impl<B: Brain> World<B> {
         if let Some(trace) = &mut self.trace {
             let now = self.now;
             trace.line(format!("{:>4}.{:06} {} <- {event:?}", now / 1_000_000, now % 1_000_000, name(node.0 as usize)));
+        }
+        if let Event::PeerMessage { message: PeerMsg::Hello(hello), .. } = &event
+            && slot.client.as_ref().is_some_and(|c| c.live)
+            && hello.charter.generation.0 > brain.charter().generation.0
+        {
+            slot.outvoted_at.get_or_insert(self.now);
+            self.counts.one("actives that met a higher generation");
         }
         brain.handle(clock, event);
         self.take_accepted(node)?;
@@ -553,6 +562,7 @@ impl<B: Brain> World<B> {
             let held = |done: &Option<Pos>| done.filter(|p| self.truth.contains(whole, *p)).map_or(Lsn(0), |p| p.lsn);
             let completed = self.done.iter().map(held).collect();
             self.slot(node).client = Some(Client::new(term, start, completed));
+            self.slot(node).outvoted_at = None;
         } else if let Some(client) = &mut self.slot(node).client {
             client.live = true;
         }
@@ -622,6 +632,10 @@ impl<B: Brain> World<B> {
             slot.stall.check(now, node, took, self.plan.stalls_us())?;
         }
         let changed = promise.done.is_some() || promise.durable.is_some();
+        if changed && slot.outvoted_at.is_some_and(|at| at < now) {
+            let detail = format!("{node:?} told a client that {req:?} is done, and has met a higher generation");
+            return Err(broken("5 one active", detail));
+        }
         if changed && slot.brain.as_ref().is_some_and(|b| b.charter().in_sync.len() < 2) && self.plan.keeps_two(node) {
             let detail = format!("{node:?} told a client that {req:?} is done, and nobody else is in sync");
             return Err(broken("10 suspension", detail));

@@ -4,13 +4,24 @@ use super::head::{Head, Meta};
 use super::header::FrameHeader;
 use super::{MAX_PAYLOAD, WireError};
 use crate::buf::{BufMut, Payload};
-use crate::core::{Extent, Kind, Lsn, PeerMsg, Record};
+use crate::core::hello::{Charter, Hello};
+use crate::core::lineage::MAX_TERMS;
+use crate::core::{Extent, Kind, Lsn, PeerMsg, Record, Role};
 
 /// What decoding a head may allocate, in bytes: an element takes up to eight times its encoded size.
 const DECODE_LIMIT: usize = 4 << 20;
 
 /// Lsns above this would overflow in arithmetic that is fine for any log that can be written.
 const MAX_LSN: u64 = 1 << 62;
+
+/// Bytes of a name, and nodes, volumes and features: what a configuration file may have at most. A superblock has room for them.
+const MAX_NAME: usize = 64;
+const MAX_NODES: usize = 16;
+const MAX_VOLUMES: usize = 64;
+const MAX_FEATURES: usize = 64;
+
+/// Bytes of a good-bye, which goes into events and `status` as it is.
+const MAX_WORDS: usize = 32 << 10;
 
 /// Offsets and lengths are multiples of this, so that slices of an aligned buffer stay aligned for direct I/O.
 const SECTOR: u64 = 512;
@@ -36,6 +47,7 @@ pub fn decode(frame: &FrameHeader, head: &[u8], payload: Payload) -> Result<Peer
         return Err(WireError::Head(format!("{} bytes too many", frame.head_len - used)));
     }
     check_positions(&head)?;
+    check_words(&head).map_err(WireError::Sense)?;
     let needed = check_records(&head)?;
     let payload = if frame.compressed { unpack(&payload, needed)? } else { payload };
     if payload.len() as u64 != needed {
@@ -52,6 +64,50 @@ fn check_positions(head: &Head) -> Result<(), WireError> {
     let overflows = |e: &Extent| e.offset.checked_add(e.length).is_none();
     if head.extents().iter().any(overflows) {
         return Err(WireError::Record("its range ends beyond all volumes"));
+    }
+    Ok(())
+}
+
+/// What the receiver keeps, writes to its superblock, or counts on from.
+fn check_words(head: &Head) -> Result<(), &'static str> {
+    match head {
+        Head::Hello(hello) => check_hello(hello),
+        Head::Charter(charter) | Head::Claim(charter) => check_charter(charter),
+        Head::Bye { why } if why.len() > MAX_WORDS => Err("its good-bye has no end"),
+        _ => Ok(()),
+    }
+}
+
+fn check_hello(hello: &Hello) -> Result<(), &'static str> {
+    let named = [&hello.node, &hello.resource].into_iter().chain(&hello.features);
+    if !named.chain(hello.volumes.iter().map(|(name, _)| name)).all(|n| n.len() <= MAX_NAME) {
+        return Err("a name is too long");
+    }
+    if hello.volumes.len() > MAX_VOLUMES || hello.features.len() > MAX_FEATURES {
+        return Err("it has too many volumes or features");
+    }
+    let terms = &hello.lineage;
+    if terms.len() > MAX_TERMS || terms.windows(2).any(|w| w[0].first > w[1].first) {
+        return Err("its lineage has too many terms, or is not in order");
+    }
+    if hello.role == Role::Active && terms.is_empty() {
+        return Err("it is active without a term");
+    }
+    if terms.iter().any(|t| t.number > MAX_LSN) {
+        return Err("a term has a number beyond all use");
+    }
+    check_charter(&hello.charter)
+}
+
+fn check_charter(charter: &Charter) -> Result<(), &'static str> {
+    if charter.version > MAX_LSN || charter.generation.0 > MAX_LSN {
+        return Err("its charter has a version beyond all use");
+    }
+    let members = charter.in_sync.iter().map(|m| &m.node);
+    if charter.in_sync.len() > MAX_NODES
+        || !members.chain(&charter.active).chain(&charter.heir).all(|n| n.len() <= MAX_NAME)
+    {
+        return Err("its charter names too many nodes, or one whose name is too long");
     }
     Ok(())
 }

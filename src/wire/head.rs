@@ -1,7 +1,7 @@
 //! The mirror of [`PeerMsg`] that is encoded: records stand in it without their payloads.
 
 use crate::core::hello::{Charter, Hello, Share};
-use crate::core::{Ack, Extent, Kind, Lsn, PeerMsg, Record, VolumeId, Watermarks};
+use crate::core::{Ack, Extent, Kind, Lsn, PeerMsg, Record, TermId, VolumeId, Watermarks};
 use bincode::{Decode, Encode};
 
 /// A record without lsn and payload.
@@ -81,6 +81,7 @@ pub(super) enum Head {
     TakeOver,
     Fetch {
         after: Lsn,
+        term: TermId,
     },
     Bye {
         why: String,
@@ -135,7 +136,7 @@ impl Head {
             PeerMsg::Claim(charter) => Head::Claim(charter),
             PeerMsg::ClaimAnswer { version, granted } => Head::ClaimAnswer { version, granted },
             PeerMsg::TakeOver => Head::TakeOver,
-            PeerMsg::Fetch { after } => Head::Fetch { after },
+            PeerMsg::Fetch { after, term } => Head::Fetch { after, term },
             PeerMsg::Bye { why } => Head::Bye { why },
             PeerMsg::Share(share) => Head::Share(share),
         }
@@ -163,7 +164,7 @@ impl Head {
             Head::Claim(charter) => PeerMsg::Claim(charter),
             Head::ClaimAnswer { version, granted } => PeerMsg::ClaimAnswer { version, granted },
             Head::TakeOver => PeerMsg::TakeOver,
-            Head::Fetch { after } => PeerMsg::Fetch { after },
+            Head::Fetch { after, term } => PeerMsg::Fetch { after, term },
             Head::Bye { why } => PeerMsg::Bye { why },
             Head::Share(share) => PeerMsg::Share(share),
         }
@@ -188,12 +189,12 @@ impl Head {
                 all.extend(h.gap.and_then(|g| g.rollback));
                 all
             }
-            Head::Fetch { after } => vec![*after],
+            Head::Fetch { after, .. } => vec![*after],
             Head::Ready { received, durable } => vec![*received, *durable],
             Head::ReadyResync { since, .. } => vec![*since],
             Head::Append { first, watermarks: w, .. } => vec![*first, w.committed, w.accepted, w.flush_to],
             Head::Heartbeat { watermarks: w } => vec![w.committed, w.accepted, w.flush_to],
-            Head::Ack(ack) => vec![ack.received, ack.durable, ack.applied],
+            Head::Ack(ack) => vec![ack.received, ack.durable, ack.applied, ack.streamed],
             Head::Charter(c) | Head::Claim(c) => c.released.into_iter().collect(),
             Head::ResyncEnd { base, until } => vec![*base, *until],
             Head::ResyncDone { position } => vec![*position],

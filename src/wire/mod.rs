@@ -63,4 +63,6 @@ pub enum WireError {
     Compression(String),
     #[error("a log sequence number of {0} is beyond all use")]
     Lsn(u64),
+    #[error("the frame makes no sense: {0}")]
+    Sense(&'static str),
 }

@@ -99,7 +99,7 @@ fn one_of_each() -> Vec<PeerMsg> {
         PeerMsg::Claim(hello().charter),
         PeerMsg::ClaimAnswer { version: 3, granted: true },
         PeerMsg::TakeOver,
-        PeerMsg::Fetch { after: Lsn(9) },
+        PeerMsg::Fetch { after: Lsn(9), term: TermId(3) },
         PeerMsg::Bye { why: "over and out".into() },
         PeerMsg::Share(Share { records: 3, bytes: None, send: 1 << 40, at_most: true, again: 4096 }),
     ]
@@ -212,6 +212,41 @@ fn malformed_records_are_refused() {
         Err(WireError::Lsn(u64::MAX))
     );
     assert!(forge(&head_of(&PeerMsg::TakeOver), &[0; 512], false).is_err(), "payload that nobody asked for");
+}
+
+/// What a node keeps of a Hello or a charter goes into its superblock, and is counted on from.
+#[test]
+fn a_hello_without_sense_is_refused() {
+    let refused = |change: fn(&mut Hello)| {
+        let mut hello = hello();
+        change(&mut hello);
+        let found = forge(&head_of(&PeerMsg::Hello(Box::new(hello.clone()))), &[], false);
+        assert!(matches!(found, Err(WireError::Sense(_) | WireError::Lsn(_))), "{found:?}");
+    };
+    refused(|h| h.node = "x".repeat(65));
+    refused(|h| h.resource = "x".repeat(200_000));
+    refused(|h| h.volumes = vec![("v".into(), 1); 65]);
+    refused(|h| h.features = vec!["f".into(); 65]);
+    refused(|h| h.lineage.clear());
+    refused(|h| h.lineage = vec![h.lineage[0]; 257]);
+    refused(|h| h.lineage.push(Term { first: Lsn(76), ..h.lineage[0] }));
+    refused(|h| h.lineage[0].number = u64::MAX);
+    refused(|h| h.lineage[0].first = Lsn(u64::MAX));
+    refused(|h| h.charter.version = u64::MAX);
+    refused(|h| h.charter.generation.0 = u64::MAX);
+    refused(|h| h.charter.in_sync = vec![h.charter.in_sync[0].clone(); 17]);
+    refused(|h| h.charter.in_sync[0].node = "x".repeat(65));
+    refused(|h| h.charter.active = Some("x".repeat(65)));
+    refused(|h| h.charter.heir = Some("x".repeat(65)));
+    let huge = Charter { heir: Some("x".repeat(40_000)), ..Charter::default() };
+    for message in [PeerMsg::Charter(huge.clone()), PeerMsg::Claim(huge), PeerMsg::Bye { why: "x".repeat(40_000) }] {
+        assert!(matches!(forge(&head_of(&message), &[], false), Err(WireError::Sense(_))));
+    }
+    let Some(PeerMsg::Ack(ack)) = one_of_each().into_iter().find(|m| matches!(m, PeerMsg::Ack(_))) else {
+        unreachable!()
+    };
+    let ack = Ack { streamed: Lsn(u64::MAX), ..ack };
+    assert!(matches!(forge(&head_of(&PeerMsg::Ack(ack)), &[], false), Err(WireError::Lsn(_))));
 }
 
 #[test]
