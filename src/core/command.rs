@@ -1,7 +1,8 @@
 //! What operators ask: promote, demote, switch over, connect, disconnect. Each is refused by name, or done whole.
 
 use super::api::*;
-use super::hello::{Charter, Member};
+use super::hello::{Charter, Hello, Member};
+use super::lineage::Relation;
 use super::node::{Node, Stage};
 use super::notice::{Notice, Refusal};
 use super::peer::Link;
@@ -483,6 +484,20 @@ impl Node {
         self.persist(Then::TermOpened);
     }
 
+    /// The newest record that no listed member has parted from before: what is applied here before a resync need not be
+    /// committed, and a member may follow another lineage.
+    fn shared_with_members(&self) -> Lsn {
+        let hellos = self.charter.in_sync.iter().filter_map(|m| self.cfg.find(&m.node)).filter(|n| *n != self.cfg.me);
+        let hellos = hellos.filter_map(|n| self.peers[n.0 as usize].hello.as_ref());
+        let fork = |h: &Hello| match self.lineage.relation(self.log.end(), &h.lineage, h.received) {
+            Relation::Common { fork } => fork,
+            Relation::Unrelated => Lsn(0),
+        };
+        // One that only ends earlier shares all of it: what it lacks was committed without it, or is waited for anyway.
+        let parts = |h: &Hello, fork: Lsn| h.received > fork;
+        hellos.map(|h| (h, fork(h))).filter(|(h, f)| parts(h, *f)).map(|(_, f)| f).min().unwrap_or(Lsn(u64::MAX))
+    }
+
     pub(super) fn term_opened(&mut self) {
         let contradicted = self.operation.as_mut().and_then(|o| o.contradicted.take());
         if let Some(why) = contradicted {
@@ -495,7 +510,8 @@ impl Node {
         let term = *self.lineage.last().expect("an opened term");
         self.set_stage(Stage::Active);
         // What the members of the in-sync set may lack has not completed: a read of it waits for them, or for their drop (S2).
-        let dropped = self.clients.reset(self.committed.min(self.log.end()), self.log.end());
+        let shared = self.committed.min(self.log.end()).min(self.shared_with_members());
+        let dropped = self.clients.reset(shared, self.log.end());
         debug_assert!(dropped.is_empty(), "a passive has no clients");
         self.suspended = false;
         self.is_outvoted = false;

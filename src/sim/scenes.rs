@@ -3,6 +3,7 @@
 use super::plan::{Plan, Scope};
 use super::rng::Rng;
 use super::world::World;
+use crate::core::config::TABLES;
 use crate::core::{Command, Lsn, Mode, Node, NodeId, OnStall, Part, Time, VolumeId};
 
 const ALPHA: NodeId = NodeId(0);
@@ -22,6 +23,8 @@ impl Scene {
         (plan.net_delay_us, plan.batch_us, plan.durable_write) = (200, 0, false);
         (plan.disk.access_us, plan.disk.flush_us) = (20, 50);
         (plan.memory, plan.window) = (8 << 20, 4 << 20);
+        (plan.tables, plan.disk.room) = (TABLES, None);
+        (plan.history_size, plan.allow_invalid) = (u64::MAX, false);
         change(&mut plan);
         let mut world = World::new(1, plan, None).expect("a world");
         (world.storm, world.load) = (false, false);

@@ -196,7 +196,7 @@ fn a_rejoin_without_room_for_the_salvage_is_refused_in_words() {
     cluster.await_answer(1);
     let refused = |s: &Value| {
         let why = s["peers"][0]["why"].as_str().unwrap_or_default();
-        why.contains("orphaned writes could not be set aside") && why.contains("make room")
+        why.contains("orphaned writes could not be set aside") && why.contains("Make room")
     };
     cluster.await_status(1, "it says that there is no room", refused);
     disk.resize("256m");
