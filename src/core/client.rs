@@ -26,6 +26,8 @@ pub struct Clients {
     completed: Lsn,
     /// Where the log ended when the term was opened: any record up to there may have completed in an earlier term.
     opened_at: Lsn,
+    /// What the stores hold already, and not every member: every read waits for it (S2).
+    in_stores: Lsn,
 }
 
 /// A request that waits until a record is committed.
@@ -83,6 +85,7 @@ impl Clients {
             newest: vec![Lsn(0); volumes],
             completed: Lsn(0),
             opened_at: Lsn(0),
+            in_stores: Lsn(0),
         }
     }
 
@@ -105,7 +108,13 @@ impl Clients {
         self.newest.fill(end);
         self.completed = completed;
         self.opened_at = end;
+        self.in_stores = Lsn(0);
         dropped
+    }
+
+    /// The stores hold everything up to `applied`, whoever of the members lacks it.
+    pub fn are_in_stores(&mut self, applied: Lsn) {
+        self.in_stores = applied;
     }
 }
 
@@ -225,6 +234,7 @@ impl Node {
     fn start_read(&mut self, req: ReqId, volume: VolumeId, offset: u64, length: u64) {
         let plan = self.overlay.read(volume, offset, length);
         let (extent, began) = (Extent { volume, offset, length }, self.log.end());
+        let wait = plan.newest.max(self.clients.in_stores);
         let read = self.clients.next_read;
         self.clients.next_read += 1;
         let mut slots = Vec::with_capacity(plan.parts.len());
@@ -240,9 +250,7 @@ impl Node {
                 }
             });
         }
-        self.clients
-            .reads
-            .insert(read, PendingRead { req, slots, missing, extent, began, wait: plan.newest, failed: None });
+        self.clients.reads.insert(read, PendingRead { req, slots, missing, extent, began, wait, failed: None });
         self.finish_read(read);
     }
 

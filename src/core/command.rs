@@ -512,6 +512,7 @@ impl Node {
         // What the members of the in-sync set may lack has not completed: a read of it waits for them, or for their drop (S2).
         let shared = self.committed.min(self.log.end()).min(self.shared_with_members());
         let dropped = self.clients.reset(shared, self.log.end());
+        self.clients.are_in_stores(self.store.applied());
         debug_assert!(dropped.is_empty(), "a passive has no clients");
         self.suspended = false;
         self.is_outvoted = false;
