@@ -138,7 +138,7 @@ fn lie() -> impl Strategy<Value = PeerMsg> {
         }),
         (count(), any::<bool>()).prop_map(|(version, granted)| PeerMsg::ClaimAnswer { version, granted }),
         Just(PeerMsg::TakeOver),
-        lsn().prop_map(|after| PeerMsg::Fetch { after }),
+        (lsn(), any::<u128>()).prop_map(|(after, id)| PeerMsg::Fetch { after, term: TermId(id) }),
         (count(), prop::option::of(count()), count(), count()).prop_map(
             |(records, bytes, send, again)| PeerMsg::Share(Share { records, bytes, send, at_most: false, again })
         ),
