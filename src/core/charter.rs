@@ -68,7 +68,9 @@ impl Node {
 
     /// `stall_ms` from the first write, flush or charter change that waits for a member to its end (C4, C10).
     fn watch_members(&mut self) {
-        let (accepted, flush_to) = (self.log.end(), self.flush_to);
+        // What this node's own log holds back is no fault of a member.
+        let accepted = self.held_back().map_or(self.log.end(), |first| Lsn(first.0 - 1));
+        let flush_to = self.flush_to;
         let mut late: Vec<(NodeId, &'static str)> = Vec::new();
         for (node, received, durable) in self.required() {
             let unconfirmed = self.change.as_ref().is_some_and(|c| c.unconfirmed.contains(&node));

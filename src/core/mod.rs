@@ -4,6 +4,8 @@
 pub mod api;
 mod bitmap;
 pub mod charter;
+#[cfg(test)]
+mod charter_tests;
 mod client;
 mod command;
 pub mod config;

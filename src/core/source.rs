@@ -97,6 +97,13 @@ impl Node {
         self.clear_bits(node, ack.durable);
     }
 
+    /// The first record that waits for this node's own log. Group commit for all nodes: what cannot complete before the next batch
+    /// goes to the peers with it, in one frame rather than in many that wake them one by one.
+    pub(super) fn held_back(&self) -> Option<Lsn> {
+        let (first, bytes) = self.log.queued().filter(|_| self.log.is_busy())?;
+        (bytes < EARLY_BYTES).then_some(first)
+    }
+
     pub(super) fn feed_peers(&mut self) {
         if self.role() != Role::Active || self.fault.is_some() {
             return;
@@ -109,6 +116,7 @@ impl Node {
     /// Sends one frame or starts one read; false when there is nothing to do now.
     fn feed_once(&mut self, node: NodeId) -> bool {
         let (window, watermarks) = (self.cfg.window_of(node), self.my_watermarks());
+        let held_back = self.held_back();
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;
         let Feed::Stream { next, reading: false } = source.feed else { return false };
@@ -133,9 +141,7 @@ impl Node {
         if source.in_flight_bytes >= window {
             return false;
         }
-        if self.log.is_busy() && self.log.queued().is_some_and(|(first, bytes)| next >= first && bytes < EARLY_BYTES) {
-            // Group commit for all nodes: what cannot complete before this node's next batch goes to the peers with it, in one
-            // frame rather than in many that wake them one by one.
+        if held_back.is_some_and(|first| next >= first) {
             return false;
         }
         if self.overlay.first().is_some_and(|first| first <= next) {
