@@ -2,7 +2,7 @@
 
 use super::api::*;
 use super::hello::{Charter, Hello, Member};
-use super::lineage::Relation;
+use super::lineage::{Lineage, Relation};
 use super::node::{Node, Stage};
 use super::notice::{Notice, Refusal};
 use super::peer::Link;
@@ -10,6 +10,7 @@ use super::superblock::Then;
 use super::types::*;
 use std::collections::BTreeSet;
 
+mod claim;
 mod switchover;
 
 /// A demotion or switchover that takes longer is given up waiting for.
@@ -34,7 +35,8 @@ enum Kind {
     Promote {
         forced: bool,
         gave_up: String,
-        opened: bool,
+        /// Where this node comes from, once the term is being opened.
+        before: Option<Box<Before>>,
         opening: Box<Charter>,
         unanswered: BTreeSet<NodeId>,
         fetching: Option<NodeId>,
@@ -43,6 +45,14 @@ enum Kind {
     Demote { to: Option<NodeId>, forced: bool, released: bool },
     /// Waits until the other node serves.
     Watch { to: NodeId },
+}
+
+/// What an opened term replaces: it stands again if the node does not come to serve in it.
+#[derive(Debug)]
+struct Before {
+    charter: Charter,
+    lineage: Lineage,
+    pledge: Option<String>,
 }
 
 impl Node {
@@ -116,123 +126,9 @@ impl Node {
             }
         }
         let kind =
-            Kind::Promote { forced, gave_up, opened: false, opening: Box::new(opening), unanswered, fetching: None };
+            Kind::Promote { forced, gave_up, before: None, opening: Box::new(opening), unanswered, fetching: None };
         self.operation = Some(Operation { id, kind, since: self.now, contradicted: None });
         Ok(())
-    }
-
-    /// What this node will hold once it is active. The members stay: they acknowledge in the new term, or are dropped (C3, C4).
-    fn opening_charter(&mut self, forced: bool, off: &[NodeId]) -> Charter {
-        let mut charter = self.charter.clone();
-        if forced || charter.generation == (0, 0) {
-            let names: Vec<&str> = off.iter().map(|n| self.cfg.name(*n)).collect();
-            charter.in_sync.retain(|m| !names.contains(&m.node.as_str()));
-            // A first promotion founds generation 1; by force it is a higher one, above all that this node has heard of.
-            let heard = self.peers.iter().filter_map(|p| p.hello.as_ref()).map(|h| h.charter.generation.0).max();
-            let highest = charter.generation.0.max(heard.unwrap_or(0));
-            let number = if forced { (highest + 1).max(2) } else { 1 };
-            charter.generation = (number, self.draw_id());
-        }
-        let me = Member { node: self.cfg.my_name().to_string(), incarnation: self.cfg.incarnation };
-        charter.version += 1;
-        charter.active = Some(me.node.clone());
-        charter.heir = None;
-        charter.released = None;
-        charter.in_sync.retain(|m| m.node != me.node);
-        charter.in_sync.push(me);
-        charter
-    }
-
-    /// Another node is about to be promoted. Of two that claim at once the one whose name sorts lower goes on.
-    pub(super) fn claim_came(&mut self, node: NodeId, session: SessionId, charter: Charter) {
-        let version = charter.version;
-        let claiming = matches!(self.operation, Some(Operation { kind: Kind::Promote { opened: false, .. }, .. }));
-        let yields = self.stage == Stage::Promoting && claiming && node < self.cfg.me;
-        let free =
-            self.stage == Stage::Passive && self.operation.is_none() && self.granted.is_none_or(|(n, _)| n == node);
-        let idle = matches!(self.peers[node.0 as usize].link, Link::Idle(_));
-        // Only force goes past what was pledged to somebody else: that node may serve by now.
-        let name = self.cfg.name(node);
-        let pledged =
-            self.pledge.as_deref().is_some_and(|to| to != name) && charter.generation == self.charter.generation;
-        if !idle || pledged || !(free || yields) || !charter.newer_than(&self.charter) || self.fault.is_some() {
-            return self.send(node, session, PeerMsg::ClaimAnswer { version, granted: false });
-        }
-        if yields {
-            let name = self.cfg.name(node).to_string();
-            self.give_up_claim(Refusal::Claimed { peer: name });
-        }
-        self.granted = Some((node, session));
-        // It will not be promoted itself before it has heard that nothing came of this.
-        self.pledge = Some(self.cfg.name(node).to_string());
-        self.persist(Then::GrantClaim { peer: node, session, version });
-    }
-
-    /// Whether a promotion that has not opened its term has been overtaken by what another node knows.
-    pub(super) fn claim_is_outdated(&self, charter: &Charter) -> bool {
-        match &self.operation {
-            Some(Operation { kind: Kind::Promote { opening, .. }, .. }) => {
-                charter.newer_than(opening) || charter.conflicts_with(opening)
-            }
-            _ => false,
-        }
-    }
-
-    pub(super) fn claim_answered(&mut self, node: NodeId, of: u64, granted: bool) {
-        let Some(Operation { kind: Kind::Promote { opened: false, opening, unanswered, .. }, .. }) =
-            &mut self.operation
-        else {
-            return;
-        };
-        if opening.version != of {
-            return;
-        }
-        unanswered.remove(&node);
-        if !granted {
-            let peer = self.cfg.name(node).to_string();
-            self.give_up_claim(Refusal::Claimed { peer });
-        }
-    }
-
-    fn fetch_tail(&mut self) {
-        let (Some((node, session)), Some(term)) = (self.best_tail(), self.lineage.last().map(|t| t.id)) else { return };
-        if let Some(Operation { kind: Kind::Promote { fetching, .. }, .. }) = &mut self.operation {
-            *fetching = Some(node);
-        }
-        let after = self.log.end();
-        self.send(node, session, PeerMsg::Fetch { after, term });
-    }
-
-    pub(super) fn is_fetching_from(&self, node: NodeId) -> bool {
-        matches!(&self.operation, Some(Operation { kind: Kind::Promote { fetching: Some(n), .. }, .. }) if *n == node)
-    }
-
-    pub(super) fn tail_taken(&mut self, node: NodeId) {
-        if let Some(Operation { kind: Kind::Promote { fetching, .. }, .. }) = &mut self.operation
-            && *fetching == Some(node)
-        {
-            *fetching = None;
-        }
-    }
-
-    /// Whoever held more cannot give it: this node is not promoted past it without the operator's word.
-    pub(super) fn tail_is_not_to_be_had(&mut self, node: NodeId) {
-        if self.is_fetching_from(node) {
-            let peer = self.cfg.name(node).to_string();
-            let end = self.peers[node.0 as usize].hello.as_ref().map_or(0, |h| h.received.0);
-            let records = end.saturating_sub(self.log.end().0);
-            self.give_up_claim(Refusal::Behind { peer, records, end });
-        }
-    }
-
-    /// The session with a node that was asked is over: its word is not to be had.
-    pub(super) fn claim_lost(&mut self, node: NodeId) {
-        let lost = matches!(&self.operation, Some(Operation { kind: Kind::Promote { opened: false, unanswered, .. }, .. })
-            if unanswered.contains(&node));
-        if lost {
-            let peer = self.cfg.name(node).to_string();
-            self.give_up_claim(Refusal::Unreachable { peers: vec![peer], alone: Vec::new() });
-        }
     }
 
     /// The storage failed: what is under way comes to nothing.
@@ -242,27 +138,6 @@ impl Node {
         }
         if self.stage == Stage::Promoting {
             self.set_stage(Stage::Passive);
-        }
-    }
-
-    /// Another node serves, or was promoted: this one does not go on.
-    pub(super) fn contradict(&mut self, why: Refusal) {
-        match &mut self.operation {
-            Some(Operation { kind: Kind::Promote { opened: false, .. }, .. }) => self.give_up_claim(why),
-            Some(operation @ Operation { kind: Kind::Promote { .. }, .. }) => operation.contradicted = Some(why),
-            _ => {}
-        }
-    }
-
-    pub(super) fn give_up_claim(&mut self, why: Refusal) {
-        let id = self.operation.take().and_then(|o| o.id);
-        self.set_stage(Stage::Passive);
-        self.answer(id, Err(why));
-        // Whoever granted the claim is free again once the session is over.
-        for node in self.cfg.peers() {
-            if matches!(self.peers[node.0 as usize].link, Link::Idle(_)) {
-                self.close_link(node, "its promotion was given up", true);
-            }
         }
     }
 
@@ -404,18 +279,17 @@ impl Node {
                     self.give_up_claim(Refusal::Unreachable { peers, alone: Vec::new() });
                 }
             }
-            Kind::Promote { opened: false, fetching: Some(_), .. } => {}
-            Kind::Promote { opened: false, .. } if self.best_tail().is_some() && self.gap.is_none() => {
-                self.fetch_tail()
-            }
-            Kind::Promote { opened, .. } => {
-                if !opened && self.gap.is_some() {
+            Kind::Promote { before: None, fetching: Some(_), .. } => {}
+            Kind::Promote { before: None, .. } if self.best_tail().is_some() && self.gap.is_none() => self.fetch_tail(),
+            Kind::Promote { before: Some(_), .. } => {}
+            Kind::Promote { .. } => {
+                if self.gap.is_some() {
                     if self.resync_ios == 0 {
                         self.start_rollback(false);
                     }
-                } else if !opened && self.rollback.is_none() && self.log.is_settled() && self.store.is_resting() {
+                } else if self.rollback.is_none() && self.log.is_settled() && self.store.is_resting() {
                     self.open_term();
-                } else if !opened {
+                } else {
                     let end = self.log.end();
                     self.log.want_durable(end);
                 }
@@ -467,21 +341,20 @@ impl Node {
     /// All that is held is durable: the term may be opened (L1).
     fn open_term(&mut self) {
         let id = TermId(self.draw_id());
-        let above =
-            self.peers.iter().filter_map(|p| p.hello.as_ref()).filter_map(|h| h.lineage.last()).map(|t| t.number).max();
+        let Some(Operation { kind: Kind::Promote { before, opening, .. }, .. }) = &mut self.operation else { return };
         let end = self.log.end();
-        self.pledge = None;
-        self.lineage.open(id, end, above.unwrap_or(0));
+        *before = Some(Box::new(Before {
+            charter: std::mem::replace(&mut self.charter, (**opening).clone()),
+            lineage: self.lineage.clone(),
+            pledge: self.pledge.take(),
+        }));
+        self.lineage.open(id, end, self.charter.term - 1);
         // Opening a term caps every peer's known position just below its first lsn.
         self.cap_positions(end);
         self.committed = self.committed.min(end);
         self.superblock.clear_log_errors();
         for peer in &mut self.peers {
             peer.forget_positions();
-        }
-        if let Some(Operation { kind: Kind::Promote { opened, opening, .. }, .. }) = &mut self.operation {
-            *opened = true;
-            self.charter = (**opening).clone();
         }
         self.persist(Then::TermOpened);
     }
@@ -503,6 +376,7 @@ impl Node {
     pub(super) fn term_opened(&mut self) {
         let contradicted = self.operation.as_mut().and_then(|o| o.contradicted.take());
         if let Some(why) = contradicted {
+            self.take_back_term();
             return self.give_up_claim(why);
         }
         let Some(Operation { id, kind: Kind::Promote { forced, gave_up, .. }, .. }) = self.operation.take() else {
@@ -553,6 +427,9 @@ impl Node {
 
     fn connect(&mut self, id: CommandId, name: &str) -> Result<(), Refusal> {
         let node = self.other_node_called(name)?;
+        if matches!(self.peers[node.0 as usize].link, Link::Hearing(_)) {
+            self.close_link(node, "to begin anew", true); // No Hello was sent in it.
+        }
         let now = self.now;
         let peer = &mut self.peers[node.0 as usize];
         peer.wanted = true;

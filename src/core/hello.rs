@@ -18,6 +18,8 @@ pub const FEATURES: [&str; 1] = [LZ4];
 pub struct Charter {
     /// Founded anew by a forced promotion: (number, random id) (C8). (0, 0) is a charter that was never founded.
     pub generation: (u64, u128),
+    /// Number of the term that its active opened with it: which promotion of this generation it is of.
+    pub term: u64,
     pub version: u64,
     /// Name of the active node, none after a release.
     pub active: Option<String>,
@@ -37,9 +39,15 @@ pub struct Member {
 }
 
 impl Charter {
-    /// Whether this charter replaces `other`: a higher generation, or a later version of the same one.
+    /// Whether this charter replaces `other`: a later promotion's, or a later version of the same one's.
     pub fn newer_than(&self, other: &Charter) -> bool {
-        self.generation.0 > other.generation.0 || (self.generation == other.generation && self.version > other.version)
+        let same = (self.generation, self.term) == (other.generation, other.term);
+        self.overtakes(other) || (same && self.version > other.version)
+    }
+
+    /// Whether it is of a later promotion: of a higher generation, or a later one of the same (C7).
+    pub fn overtakes(&self, other: &Charter) -> bool {
+        self.generation.0 > other.generation.0 || (self.generation == other.generation && self.term > other.term)
     }
 
     /// Two generations of one number: both were founded by force, and an operator decides (C8).

@@ -55,9 +55,11 @@ fn charter() -> impl Strategy<Value = Charter> {
     let version = prop_oneof![4 => 0u64..9, 1 => Just(1 << 62)];
     let in_sync = prop::collection::vec(member, 0..4);
     let names = (prop::option::of(name()), prop::option::of(name()));
-    (version.clone(), version, in_sync, names, prop::option::of(lsn())).prop_map(
-        |(g, version, in_sync, (active, heir), released)| Charter {
+    let numbers = (version.clone(), version.clone(), version);
+    (numbers, in_sync, names, prop::option::of(lsn())).prop_map(
+        |((g, term, version), in_sync, (active, heir), released)| Charter {
             generation: (g, 1),
+            term,
             version,
             active,
             in_sync,

@@ -1,7 +1,7 @@
 //! Connections: dialing, the handshake and its verdict, keepalive, loss.
 
 use super::api::*;
-use super::hello::{FEATURES, Hello, PROTOCOL};
+use super::hello::{Charter, FEATURES, Hello, PROTOCOL};
 use super::node::{Node, Stage};
 use super::notice::Notice;
 use super::peer::{Feed, Link, Source, TargetStage};
@@ -41,6 +41,12 @@ pub(super) fn may_follow(passive: &Hello, active: &Hello) -> Result<(), String> 
             "{name} and the active that {} followed were each promoted by force while the other was taken for dead: decide \
              whose data is to be kept, and promote that node with --force",
             passive.node
+        ));
+    }
+    if passive.charter.overtakes(&active.charter) {
+        let by = passive.charter.active.as_deref().or(passive.charter.heir.as_deref()).unwrap_or("another node");
+        return Err(format!(
+            "{name} does not know that {by} was promoted after it was: let them meet, or demote {name}"
         ));
     }
     Ok(())
@@ -108,7 +114,7 @@ impl Node {
                 self.send(node, session, PeerMsg::Heartbeat { watermarks });
             }
             Link::Target(_) => self.send_ack(node),
-            Link::Down | Link::Dialing | Link::Greeting(_) => {}
+            Link::Down | Link::Dialing | Link::Greeting(_) | Link::Hearing(_) => {}
         }
     }
 
@@ -120,6 +126,8 @@ impl Node {
             let at = match peer.link {
                 Link::Down if self.dials(node) && peer.wanted && self.fault.is_none() => Some(peer.retry_at),
                 Link::Down | Link::Dialing => None,
+                // Nothing is said to it.
+                Link::Hearing(_) => Some(peer.last_heard.plus_ms(beat * SILENT_HEARTBEATS)),
                 _ => Some(peer.last_sent.plus_ms(beat).min(peer.last_heard.plus_ms(beat * SILENT_HEARTBEATS))),
             };
             let (drop, probe) = (self.drop_deadline(node), self.probe_deadline(node));
@@ -145,8 +153,8 @@ impl Node {
             self.lose_link(node, "replaced by a new connection");
         }
         let asks = self.fault.is_none() && self.probe_begins(node, session);
-        if !asks && !self.peer_mut(node).wanted || self.fault.is_some() {
-            let why = "disconnected by the operator, or its storage failed".to_string();
+        if self.fault.is_some() {
+            let why = "its storage failed".to_string();
             self.act(Action::Send { peer: node, session, message: PeerMsg::Bye { why } });
             self.act(Action::Close { peer: node, session });
             let now = self.now;
@@ -157,8 +165,12 @@ impl Node {
         }
         let now = self.now;
         let peer = self.peer_mut(node);
-        peer.link = Link::Greeting(session);
         peer.last_heard = now;
+        if !asks && !peer.wanted {
+            peer.link = Link::Hearing(session);
+            return;
+        }
+        peer.link = Link::Greeting(session);
         let hello = Box::new(Hello { probe: asks, ..self.my_hello() });
         self.send(node, session, PeerMsg::Hello(hello));
     }
@@ -240,14 +252,14 @@ impl Node {
             role: self.role(),
             volumes: self.cfg.volumes.iter().map(|v| (v.name.clone(), v.size)).collect(),
             block: self.cfg.block,
-            lineage: self.lineage.terms().to_vec(),
+            lineage: self.lineage_in_force().terms().to_vec(),
             zero: self.zero,
             received: self.log.end(),
             durable: self.log.durable(),
             committed: self.committed,
             applied: self.store.may_hold(),
             log_from: self.log.from(),
-            charter: self.charter.clone(),
+            charter: self.charter_in_force().clone(),
             promoting: self.stage == Stage::Promoting,
             gap: self.gap.as_ref().map(|g| g.state),
             features: FEATURES.map(String::from).to_vec(),
@@ -270,6 +282,9 @@ impl Node {
         let now = self.now;
         self.peer_mut(node).last_heard = now;
         match message {
+            PeerMsg::Hello(hello) if matches!(self.peer_mut(node).link, Link::Hearing(_)) => {
+                self.overheard(node, &hello)
+            }
             PeerMsg::Hello(hello) if self.is_asking(node, session, &hello) => self.probe_greeted(node, session, hello),
             PeerMsg::Share(share) => self.share_came(node, session, share),
             PeerMsg::Hello(hello) => self.greeted(node, session, hello),
@@ -314,10 +329,7 @@ impl Node {
         if let Err(why) = self.check_identity(node, &hello) {
             return self.refuse(node, why);
         }
-        if self.claim_is_outdated(&hello.charter) {
-            let peer = self.cfg.name(node).to_string();
-            self.contradict(super::notice::Refusal::Claimed { peer });
-        }
+        self.check_claim(node, &hello.charter);
         if self.pledge.as_deref() == Some(hello.node.as_str()) && hello.role == Role::Passive && !hello.promoting {
             self.pledge = None; // It has given up.
         }
@@ -329,10 +341,7 @@ impl Node {
             peer.forget_positions();
         }
         match (self.role(), hello.role) {
-            (Role::Active, _) if hello.charter.generation.0 > self.charter.generation.0 => {
-                // Somebody was promoted by force while this node was taken for dead: its term is over (C8).
-                self.outvoted(node);
-            }
+            (Role::Active, _) if hello.charter.overtakes(&self.charter) => self.overtaken(node, &hello.charter),
             (Role::Active, Role::Active) => {
                 if self.peer_mut(node).why.as_deref() != Some(SPLIT_BRAIN) {
                     self.notice(Notice::SplitBrain { peer: hello.node.clone() });
@@ -359,11 +368,61 @@ impl Node {
                     self.persist(super::superblock::Then::Nothing);
                 }
                 self.hear_charter(&hello.charter);
+                self.leave_the_overtaken();
                 self.become_target(node, session, &hello);
             }
             (Role::Passive, Role::Passive) => {
                 self.hear_charter(&hello.charter);
+                self.leave_the_overtaken();
                 self.link_stands(node, Link::Idle(session));
+            }
+        }
+    }
+
+    /// Of a node that the operator wants no session with, this one hears all the same who was promoted (C7, C8).
+    fn overheard(&mut self, node: NodeId, hello: &Hello) {
+        if self.check_identity(node, hello).is_ok() {
+            self.check_claim(node, &hello.charter);
+            match self.role() {
+                Role::Active if hello.charter.overtakes(&self.charter) => self.overtaken(node, &hello.charter),
+                Role::Active => {}
+                Role::Passive => {
+                    self.hear_charter(&hello.charter);
+                    self.leave_the_overtaken();
+                }
+            }
+        }
+        self.close_link(node, "disconnected by the operator", true);
+        let now = self.now;
+        self.peer_mut(node).retry_at = now.plus_ms(MAX_BACKOFF_MS);
+    }
+
+    fn check_claim(&mut self, node: NodeId, charter: &Charter) {
+        if self.claim_is_outdated(charter) {
+            let peer = self.cfg.name(node).to_string();
+            self.contradict(super::notice::Refusal::Claimed { peer });
+        }
+    }
+
+    /// Somebody was promoted since this node was: its term is over. It has released the role, or it was taken for dead (C8).
+    fn overtaken(&mut self, node: NodeId, later: &Charter) {
+        match self.is_released() {
+            true => {
+                self.released_to(later);
+                self.close_link(node, "it has stepped down", true);
+            }
+            false => self.outvoted(node),
+        }
+    }
+
+    /// Whoever was followed is followed no more when a later promotion is heard of (C7, C8): the next Hello tells it so.
+    fn leave_the_overtaken(&mut self) {
+        for node in self.cfg.peers() {
+            let peer = self.peer_mut(node);
+            let followed = matches!(peer.link, Link::Target(_));
+            let Some(charter) = peer.hello.as_ref().filter(|_| followed).map(|h| h.charter.clone()) else { continue };
+            if self.charter.overtakes(&charter) {
+                self.close_link(node, "another node was promoted since", true);
             }
         }
     }
@@ -419,7 +478,13 @@ impl Node {
     /// Whether an active may be followed: only one at a time, and see [`may_follow`].
     pub(super) fn check_follow(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
         let name = self.cfg.name(node);
-        let followed = |n: &NodeId| *n != node && matches!(self.peers[n.0 as usize].link, Link::Target(_));
+        // One that released its role and does not know yet that this one has taken it is left.
+        let left =
+            |of: &Hello| of.charter.generation == hello.charter.generation && hello.charter.overtakes(&of.charter);
+        let followed = |n: &NodeId| {
+            let peer = &self.peers[n.0 as usize];
+            *n != node && matches!(peer.link, Link::Target(_)) && !peer.hello.as_deref().is_some_and(left)
+        };
         if let Some(other) = self.cfg.peers().find(followed) {
             let other = self.cfg.name(other);
             return Err(format!(
@@ -430,7 +495,7 @@ impl Node {
     }
 
     /// A passive follows the newest charter that it meets (C7).
-    pub(super) fn hear_charter(&mut self, charter: &super::hello::Charter) {
+    pub(super) fn hear_charter(&mut self, charter: &Charter) {
         if charter.newer_than(&self.charter) {
             self.charter = charter.clone();
             if self.charter.active.as_deref() != Some(self.cfg.my_name()) {
@@ -440,9 +505,12 @@ impl Node {
         }
     }
 
-    fn charter_came(&mut self, node: NodeId, session: SessionId, charter: super::hello::Charter) {
+    fn charter_came(&mut self, node: NodeId, session: SessionId, charter: Charter) {
         if self.peer_mut(node).target_mut().is_none() {
             return;
+        }
+        if self.charter.overtakes(&charter) || self.charter.conflicts_with(&charter) {
+            return self.close_link(node, "another node was promoted since", true);
         }
         let version = charter.version;
         self.hear_charter(&charter);

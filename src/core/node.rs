@@ -369,6 +369,11 @@ impl Node {
         &self.charter
     }
 
+    /// Whether it holds a valid image, or leads back to one (contract 3).
+    pub fn has_image(&self) -> bool {
+        self.gap.as_ref().is_none_or(|gap| gap.state.rollback.is_some())
+    }
+
     /// The order of the watermarks (STYLE: one chain, checked at every step).
     fn validate(&self) {
         let [accepted, written, durable, committed, applied, checkpointed] = self.watermarks();

@@ -68,6 +68,8 @@ pub enum Link {
     Dialing,
     /// Hello sent, theirs not yet here.
     Greeting(SessionId),
+    /// The operator wants no session with it: its Hello is awaited only to hear who was promoted.
+    Hearing(SessionId),
     /// Both passive.
     Idle(SessionId),
     /// This node is active and feeds the peer.
@@ -196,7 +198,7 @@ impl Peer {
     pub fn session(&self) -> Option<SessionId> {
         match &self.link {
             Link::Down | Link::Dialing => None,
-            Link::Greeting(s) | Link::Idle(s) => Some(*s),
+            Link::Greeting(s) | Link::Hearing(s) | Link::Idle(s) => Some(*s),
             Link::Source(source) => Some(source.session),
             Link::Target(target) => Some(target.session),
         }

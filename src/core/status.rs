@@ -196,7 +196,7 @@ impl Node {
 
     pub(super) fn peer_state(&self, node: NodeId, peer: &Peer) -> &'static str {
         match &peer.link {
-            Link::Down => "down",
+            Link::Down | Link::Hearing(_) => "down",
             Link::Dialing => "connecting",
             Link::Greeting(_) => "handshake",
             Link::Idle(_) => "idle",

@@ -28,6 +28,7 @@ pub trait Brain: Sized {
     fn marks(&self) -> Marks;
     fn lineage(&self) -> &[Term];
     fn charter(&self) -> &Charter;
+    fn has_image(&self) -> bool;
     /// A failure of its storage has put it out of action until it is restarted.
     fn is_faulted(&self) -> bool;
 }
@@ -70,6 +71,10 @@ impl Brain for Node {
 
     fn charter(&self) -> &Charter {
         Node::charter(self)
+    }
+
+    fn has_image(&self) -> bool {
+        Node::has_image(self)
     }
 
     fn is_faulted(&self) -> bool {

@@ -4,7 +4,7 @@ use super::plan::{Plan, Scope};
 use super::rng::Rng;
 use super::world::World;
 use crate::core::config::TABLES;
-use crate::core::{Command, Lsn, Mode, Node, NodeId, OnStall, Part, Time, VolumeId};
+use crate::core::{Command, Lsn, Mode, Node, NodeId, OnStall, Part, Role, Time, VolumeId};
 
 const ALPHA: NodeId = NodeId(0);
 const BETA: NodeId = NodeId(1);
@@ -99,6 +99,41 @@ fn an_heir_that_is_dropped_after_the_release_is_asked_all_the_same() {
     scene.promote(ALPHA);
     scene.run(SECOND);
     assert!(!scene.serves(ALPHA), "two actives, and nobody forced it");
+}
+
+/// C1, C7: the heir serves by right while the old active still waits for the release to be confirmed. Whoever has acknowledged
+/// to the heir does not go back to the old active, which would have it set aside what was promised on its account.
+#[test]
+fn a_follower_of_the_heir_does_not_go_back_to_the_active_that_released() {
+    let mut scene = Scene::of(3, |plan| {
+        plan.on_stall = OnStall::Suspend; // Alpha never drops its last member: the release stays open for its ten seconds.
+        plan.habits.reads = 0;
+    });
+    scene.part(ALPHA, GAMMA);
+    scene.order(ALPHA, Command::Switchover { to: "beta".into() });
+    scene.until("beta is the heir", |s| s.brain(BETA).charter().heir.is_some());
+    scene.part(ALPHA, BETA);
+    scene.run(SECOND);
+    scene.0.load = true;
+    scene.promote(BETA);
+    scene.until("beta and gamma are in sync without alpha", |s| s.serves(BETA) && s.members(BETA) == 2);
+    scene.run(SECOND / 10);
+    scene.0.load = false;
+    scene.run(SECOND / 10);
+    let term = scene.brain(BETA).lineage().last().expect("a term").id;
+    let end = scene.brain(BETA).watermarks()[0];
+    assert!(end > Lsn(0) && scene.brain(GAMMA).watermarks()[0] == end, "gamma holds what beta's clients were told");
+    assert!(scene.brain(ALPHA).role() == Role::Active, "alpha has not stepped down");
+    scene.part(BETA, GAMMA);
+    scene.0.mend(ALPHA, GAMMA);
+    scene.run(5 * SECOND);
+    assert_eq!(scene.brain(GAMMA).lineage().last().map(|t| t.id), Some(term), "gamma follows alpha");
+    scene.0.stop(BETA, false);
+    scene.order(GAMMA, Command::Promote { force: true, off: vec!["beta".into()] });
+    scene.until("gamma serves, with all that was promised", |s| s.serves(GAMMA));
+    scene.0.start(BETA).expect("beta starts");
+    [(ALPHA, BETA), (BETA, GAMMA)].into_iter().for_each(|(a, b)| scene.0.mend(a, b));
+    scene.until("all are in sync", |s| s.members(GAMMA) == 3);
 }
 
 /// C10: with `on_stall = "suspend"` nothing completes on one node alone, also not when its member comes back as another one.

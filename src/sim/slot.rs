@@ -28,7 +28,7 @@ pub struct Slot<B> {
     pub isolation: Isolation,
     /// The same for requests that may wait for peers, each of which may hold them up for `stall_ms`.
     pub stall: Isolation,
-    /// When, serving, it met a node of a higher generation: its term is over (C8).
+    /// When, serving, it met a node that knows of a later promotion: its term is over (C7, C8).
     pub outvoted_at: Option<u64>,
     /// It has said that it is suspended.
     pub suspended: bool,

@@ -317,10 +317,15 @@ impl<B: Brain> World<B> {
         }
         if let Event::PeerMessage { message: PeerMsg::Hello(hello), .. } = &event
             && slot.client.as_ref().is_some_and(|c| c.live)
-            && hello.charter.generation.0 > brain.charter().generation.0
+            && hello.charter.overtakes(brain.charter())
         {
             slot.outvoted_at.get_or_insert(self.now);
-            self.counts.one("actives that met a higher generation");
+            let forced = hello.charter.generation != brain.charter().generation;
+            self.counts.one(if forced {
+                "actives that met a higher generation"
+            } else {
+                "actives that met a later promotion"
+            });
         }
         brain.handle(clock, event);
         self.take_accepted(node)?;
@@ -633,7 +638,7 @@ impl<B: Brain> World<B> {
         }
         let changed = promise.done.is_some() || promise.durable.is_some();
         if changed && slot.outvoted_at.is_some_and(|at| at < now) {
-            let detail = format!("{node:?} told a client that {req:?} is done, and has met a higher generation");
+            let detail = format!("{node:?} told a client that {req:?} is done, and has met a later promotion");
             return Err(broken("5 one active", detail));
         }
         if changed && slot.brain.as_ref().is_some_and(|b| b.charter().in_sync.len() < 2) && self.plan.keeps_two(node) {
@@ -660,6 +665,11 @@ impl<B: Brain> World<B> {
         let slot = &mut self.slots[node.0 as usize];
         let Some(brain) = &slot.brain else { return Ok(()) };
         let Some(term) = brain.lineage().last().map(|t| t.id) else { return Ok(()) };
+        if self.plan.allow_invalid && !brain.has_image() {
+            // What it held has been overwritten, as the file allows (`allow_invalid`): nothing of it is left to set aside.
+            slot.held_at = None;
+            return Ok(());
+        }
         let now = Pos { term, lsn: brain.marks().accepted };
         match slot.held_at {
             Some(before) if before.term == term => {

@@ -100,7 +100,7 @@ fn check_hello(hello: &Hello) -> Result<(), &'static str> {
 }
 
 fn check_charter(charter: &Charter) -> Result<(), &'static str> {
-    if charter.version > MAX_LSN || charter.generation.0 > MAX_LSN {
+    if [charter.version, charter.term, charter.generation.0].iter().any(|n| *n > MAX_LSN) {
         return Err("its charter has a version beyond all use");
     }
     let members = charter.in_sync.iter().map(|m| &m.node);

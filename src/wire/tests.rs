@@ -234,6 +234,7 @@ fn a_hello_without_sense_is_refused() {
     refused(|h| h.lineage[0].first = Lsn(u64::MAX));
     refused(|h| h.charter.version = u64::MAX);
     refused(|h| h.charter.generation.0 = u64::MAX);
+    refused(|h| h.charter.term = u64::MAX);
     refused(|h| h.charter.in_sync = vec![h.charter.in_sync[0].clone(); 17]);
     refused(|h| h.charter.in_sync[0].node = "x".repeat(65));
     refused(|h| h.charter.active = Some("x".repeat(65)));

@@ -51,10 +51,26 @@ impl Node {
         }
         if self.change.is_none() {
             self.released(to);
-        } else if self.operation_is_late() {
-            self.change = None;
+        } else if self.operation_is_late()
+            && let Some(change) = self.change.take()
+        {
+            // Whoever has heard of the release goes by it, so this node does too (C7).
+            self.charter = change.charter;
             self.released(None);
         }
+    }
+
+    /// A later promotion has come of the release that is not confirmed by everyone: it is over.
+    pub(in crate::core) fn is_released(&self) -> bool {
+        matches!(self.operation, Some(Operation { kind: Kind::Demote { released: true, .. }, .. }))
+    }
+
+    pub(in crate::core) fn released_to(&mut self, later: &Charter) {
+        let Some(Operation { kind: Kind::Demote { to, .. }, .. }) = self.operation else { return };
+        self.change = None;
+        self.charter = later.clone();
+        self.persist(Then::Nothing);
+        self.released(to);
     }
 
     pub(super) fn operation_is_late(&self) -> bool {

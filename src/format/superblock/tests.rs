@@ -17,6 +17,7 @@ fn superblock(sequence: u64) -> Superblock {
         ],
         charter: Charter {
             generation: (1, 2),
+            term: 2,
             version: 3,
             active: Some("alpha".into()),
             in_sync: vec![Member { node: "alpha".into(), incarnation: Incarnation(4) }],
