@@ -217,7 +217,7 @@ impl Node {
     /// of it.
     fn goes_on(&mut self, node: NodeId, plan: Plan) -> bool {
         let settled =
-            self.superblock.is_settled() && self.rollback.is_none() && self.gap.is_none() && !self.lineage.is_fresh();
+            self.superblock.is_settled() && !self.is_unwinding() && self.gap.is_none() && !self.lineage.is_fresh();
         let Some(TargetStage::Preparing(prepare)) = self.peers[node.0 as usize].target_mut().map(|t| &t.stage) else {
             return false;
         };
