@@ -66,6 +66,8 @@ struct Tally {
     passed: u64,
     failed: Vec<u64>,
     simulated_us: u64,
+    /// Stands for the course of all seeds, in whichever order they were played.
+    digest: u64,
 }
 
 impl Options {
@@ -129,6 +131,7 @@ fn note(tally: &Mutex<Tally>, options: &Options, played: &Played, began: Instant
     let mut tally = tally.lock().expect("the tally");
     tally.counts.merge(&played.counts);
     tally.simulated_us += played.time_us;
+    tally.digest ^= played.digest.wrapping_mul(2 * played.seed + 1);
     match (&played.result, story) {
         (Err(violation), Some(story)) => {
             tally.failed.push(played.seed);
@@ -169,7 +172,7 @@ fn finish(options: &Options, tally: &Tally, began: Instant) -> ExitCode {
         simulated / 3600.0,
         simulated / seconds.max(1e-9)
     );
-    println!("{} passed, {} failed", tally.passed, tally.failed.len());
+    println!("{} passed, {} failed; digest of all {:016x}", tally.passed, tally.failed.len(), tally.digest);
     // A thousand seeds see everything; fewer prove nothing by what they lack.
     let unseen = if tally.passed >= 1000 { tally.counts.unseen() } else { Vec::new() };
     if !unseen.is_empty() {

@@ -137,10 +137,18 @@ impl Node {
         let present = self.change.as_ref().map_or(&self.charter, |c| &c.charter);
         let listed = present.member(self.cfg.name(node)).map(|m| m.incarnation);
         if listed.is_some_and(|i| Some(i) != self.peers[node.0 as usize].incarnation) {
-            let mut charter = present.clone();
-            let name = self.cfg.name(node).to_string();
+            self.unlist(node, "its daemon was restarted");
+        }
+    }
+
+    /// Takes a node out of the set that is known not to be in sync. With `on_stall = "suspend"` too: waiting for it would never
+    /// end, since it is made whole only by what is committed.
+    pub(super) fn unlist(&mut self, node: NodeId, why: &str) {
+        let name = self.cfg.name(node).to_string();
+        let mut charter = self.change.as_ref().map_or(&self.charter, |c| &c.charter).clone();
+        if charter.member(&name).is_some() {
             charter.in_sync.retain(|m| m.node != name);
-            self.ask(charter, Some((node, "its daemon was restarted".to_string())));
+            self.ask(charter, Some((node, why.to_string())));
         }
     }
 
@@ -276,20 +284,6 @@ impl Node {
         self.charter_changed();
     }
 
-    /// A node with a higher generation was met: nothing completes here any more, and an operator decides (C8).
-    pub(super) fn outvoted(&mut self, node: NodeId) {
-        let peer = self.cfg.name(node).to_string();
-        if !self.is_outvoted {
-            self.notice(Notice::SplitBrain { peer: peer.clone() });
-        }
-        self.is_outvoted = true;
-        // Restarted, it still knows: it does not resume before that node has said what came of it.
-        self.pledge = Some(peer.clone());
-        self.persist(Then::Nothing);
-        self.set_suspended(true, "another node was promoted by force since: demote this one");
-        self.refuse(node, super::links::outvoted_words(&peer));
-    }
-
     fn check_suspension(&mut self) {
         if self.cfg.on_stall != OnStall::Suspend || self.stage != Stage::Active || self.is_outvoted {
             return;
@@ -313,7 +307,7 @@ impl Node {
         self.now.since_us(since) >= self.cfg.stall_ms * 1000
     }
 
-    fn set_suspended(&mut self, suspended: bool, why: &str) {
+    pub(super) fn set_suspended(&mut self, suspended: bool, why: &str) {
         if self.suspended != suspended {
             self.suspended = suspended;
             let notice = if suspended { Notice::Suspended { why: why.into() } } else { Notice::Resumed };

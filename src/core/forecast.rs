@@ -143,9 +143,16 @@ impl Node {
             let share = self.my_share(node, &hello);
             self.send(node, session, PeerMsg::Share(share));
         }
-        match self.peers[node.0 as usize].probe.as_mut().filter(|p| p.session == Some(session)) {
-            Some(probe) => probe.hello = Some(hello),
-            None => self.close_link(node, "it only asked", true),
+        let asked = self.peers[node.0 as usize].probe.as_mut().filter(|p| p.session == Some(session));
+        let it_asks = asked.is_none();
+        if let Some(probe) = asked {
+            probe.hello = Some(hello.clone());
+        }
+        if self.check_identity(node, &hello).is_ok() {
+            self.hear_of_promotions(node, &hello);
+        }
+        if it_asks {
+            self.close_link(node, "it only asked", true);
         }
     }
 
@@ -220,11 +227,11 @@ impl Node {
         match (mine.role, theirs.role) {
             (Role::Passive, Role::Passive) => Ok(None),
             (Role::Active, Role::Active) => Err(super::links::SPLIT_BRAIN.into()),
-            (Role::Active, Role::Passive) if theirs.charter.generation.0 > mine.charter.generation.0 => {
-                Err(super::links::outvoted_words(name))
+            (Role::Active, Role::Passive) if theirs.charter.overtakes(&mine.charter) => {
+                Err(super::follow::outvoted_words(name))
             }
             (Role::Active, Role::Passive) => {
-                super::links::may_follow(theirs, mine)?;
+                super::follow::may_follow(theirs, mine)?;
                 verdict(theirs, mine).map(|(plan, text)| Some(Way { i_feed: true, plan, text }))
             }
             (Role::Passive, Role::Active) if self.stage != Stage::Passive => {

@@ -1,7 +1,7 @@
 //! Connections: dialing, the handshake and its verdict, keepalive, loss.
 
 use super::api::*;
-use super::hello::{Charter, FEATURES, Hello, PROTOCOL};
+use super::hello::{FEATURES, Hello, PROTOCOL};
 use super::node::{Node, Stage};
 use super::notice::Notice;
 use super::peer::{Feed, Link, Source, TargetStage};
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 /// Pauses between two attempts to connect, in ms: each is twice the one before.
 const MIN_BACKOFF_MS: u64 = 10;
-const MAX_BACKOFF_MS: u64 = 1000;
+pub(super) const MAX_BACKOFF_MS: u64 = 1000;
 /// A session that stood this long was of use: after it the pauses begin anew. One that ends sooner does not count, however far its
 /// handshake came; or two nodes that cannot work together would dial, greet and part without a pause.
 const OF_USE_MS: u64 = 1000;
@@ -21,36 +21,6 @@ pub(super) const SPLIT_BRAIN: &str =
 
 /// Why there is no session with a node that could not be connected to.
 const UNREACHABLE: &str = "it cannot be reached";
-
-/// Why an active does not go on that meets a node which has seen a later promotion by force (C8).
-pub(super) fn outvoted_words(peer: &str) -> String {
-    format!("{peer} knows of a later promotion by force: demote this node with --force")
-}
-
-/// Whether `passive` may follow `active`, by what both say of themselves: none whose charter another one has replaced (C7, C8).
-pub(super) fn may_follow(passive: &Hello, active: &Hello) -> Result<(), String> {
-    let name = &active.node;
-    if passive.lineage.is_empty() {
-        return Ok(()); // It holds nothing that another decision could touch.
-    }
-    if passive.charter.generation.0 > active.charter.generation.0 {
-        return Err(format!("another node was promoted by force since {name} was: demote {name} with --force"));
-    }
-    if active.charter.conflicts_with(&passive.charter) {
-        return Err(format!(
-            "{name} and the active that {} followed were each promoted by force while the other was taken for dead: decide \
-             whose data is to be kept, and promote that node with --force",
-            passive.node
-        ));
-    }
-    if passive.charter.overtakes(&active.charter) {
-        let by = passive.charter.active.as_deref().or(passive.charter.heir.as_deref()).unwrap_or("another node");
-        return Err(format!(
-            "{name} does not know that {by} was promoted after it was: let them meet, or demote {name}"
-        ));
-    }
-    Ok(())
-}
 
 impl Node {
     fn peer_mut(&mut self, node: NodeId) -> &mut super::peer::Peer {
@@ -368,61 +338,11 @@ impl Node {
                     self.persist(super::superblock::Then::Nothing);
                 }
                 self.hear_charter(&hello.charter);
-                self.leave_the_overtaken();
                 self.become_target(node, session, &hello);
             }
             (Role::Passive, Role::Passive) => {
                 self.hear_charter(&hello.charter);
-                self.leave_the_overtaken();
                 self.link_stands(node, Link::Idle(session));
-            }
-        }
-    }
-
-    /// Of a node that the operator wants no session with, this one hears all the same who was promoted (C7, C8).
-    fn overheard(&mut self, node: NodeId, hello: &Hello) {
-        if self.check_identity(node, hello).is_ok() {
-            self.check_claim(node, &hello.charter);
-            match self.role() {
-                Role::Active if hello.charter.overtakes(&self.charter) => self.overtaken(node, &hello.charter),
-                Role::Active => {}
-                Role::Passive => {
-                    self.hear_charter(&hello.charter);
-                    self.leave_the_overtaken();
-                }
-            }
-        }
-        self.close_link(node, "disconnected by the operator", true);
-        let now = self.now;
-        self.peer_mut(node).retry_at = now.plus_ms(MAX_BACKOFF_MS);
-    }
-
-    fn check_claim(&mut self, node: NodeId, charter: &Charter) {
-        if self.claim_is_outdated(charter) {
-            let peer = self.cfg.name(node).to_string();
-            self.contradict(super::notice::Refusal::Claimed { peer });
-        }
-    }
-
-    /// Somebody was promoted since this node was: its term is over. It has released the role, or it was taken for dead (C8).
-    fn overtaken(&mut self, node: NodeId, later: &Charter) {
-        match self.is_released() {
-            true => {
-                self.released_to(later);
-                self.close_link(node, "it has stepped down", true);
-            }
-            false => self.outvoted(node),
-        }
-    }
-
-    /// Whoever was followed is followed no more when a later promotion is heard of (C7, C8): the next Hello tells it so.
-    fn leave_the_overtaken(&mut self) {
-        for node in self.cfg.peers() {
-            let peer = self.peer_mut(node);
-            let followed = matches!(peer.link, Link::Target(_));
-            let Some(charter) = peer.hello.as_ref().filter(|_| followed).map(|h| h.charter.clone()) else { continue };
-            if self.charter.overtakes(&charter) {
-                self.close_link(node, "another node was promoted since", true);
             }
         }
     }
@@ -473,48 +393,6 @@ impl Node {
             return Err(format!("block size differs: {} here, {} on {name}", self.cfg.block, hello.block));
         }
         Ok(())
-    }
-
-    /// Whether an active may be followed: only one at a time, and see [`may_follow`].
-    pub(super) fn check_follow(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
-        let name = self.cfg.name(node);
-        // One that released its role and does not know yet that this one has taken it is left.
-        let left =
-            |of: &Hello| of.charter.generation == hello.charter.generation && hello.charter.overtakes(&of.charter);
-        let followed = |n: &NodeId| {
-            let peer = &self.peers[n.0 as usize];
-            *n != node && matches!(peer.link, Link::Target(_)) && !peer.hello.as_deref().is_some_and(left)
-        };
-        if let Some(other) = self.cfg.peers().find(followed) {
-            let other = self.cfg.name(other);
-            return Err(format!(
-                "{name} is active, and so is {other} (split brain): demote the one whose writes are to be set aside"
-            ));
-        }
-        may_follow(&self.my_hello(), hello)
-    }
-
-    /// A passive follows the newest charter that it meets (C7).
-    pub(super) fn hear_charter(&mut self, charter: &Charter) {
-        if charter.newer_than(&self.charter) {
-            self.charter = charter.clone();
-            if self.charter.active.as_deref() != Some(self.cfg.my_name()) {
-                self.may_resume = false;
-            }
-            self.persist(super::superblock::Then::Nothing);
-        }
-    }
-
-    fn charter_came(&mut self, node: NodeId, session: SessionId, charter: Charter) {
-        if self.peer_mut(node).target_mut().is_none() {
-            return;
-        }
-        if self.charter.overtakes(&charter) || self.charter.conflicts_with(&charter) {
-            return self.close_link(node, "another node was promoted since", true);
-        }
-        let version = charter.version;
-        self.hear_charter(&charter);
-        self.persist(super::superblock::Then::ConfirmCharter { peer: node, session, version });
     }
 }
 

@@ -15,7 +15,8 @@ pub mod disk;
 mod duo_tests;
 pub mod extents;
 mod fetch;
-pub mod forecast;
+pub mod follow;
+mod forecast;
 #[cfg(test)]
 mod forecast_tests;
 mod gap;
