@@ -154,7 +154,7 @@ impl Node {
             let name = self.cfg.name(node).to_string();
             let Some(hello) = peer.hello.as_ref().filter(|_| peer.is_greeted()) else {
                 if !off.contains(&node) {
-                    self.check_refused_lately(node, forced)?;
+                    self.check_last_word(node, forced)?;
                 }
                 if forced && off.contains(&node) && self.may_have_gone_on(node) {
                     gave_up.push(format!(
@@ -210,16 +210,16 @@ impl Node {
     }
 
     /// A peer with which no session comes about is between two attempts at any moment: what it said in the latest one is the
-    /// answer, not that it cannot be reached.
-    fn check_refused_lately(&self, node: NodeId, forced: bool) -> Result<(), Refusal> {
+    /// answer, not that it cannot be reached. That it was promoted by force beside this node does not pass with time.
+    fn check_last_word(&self, node: NodeId, forced: bool) -> Result<(), Refusal> {
         let peer = &self.peers[node.0 as usize];
-        let lately = peer.refused_at.is_some_and(|at| self.now.since_us(at) < REFUSED_LATELY_MS * 1000);
-        let Some(hello) = peer.hello.as_ref().filter(|_| lately) else { return Ok(()) };
+        let Some(hello) = &peer.hello else { return Ok(()) };
         let name = self.cfg.name(node).to_string();
         if !forced && hello.charter.conflicts_with(&self.charter) {
             return Err(Refusal::Conflict { peer: name });
         }
-        if hello.role == Role::Active {
+        let lately = peer.refused_at.is_some_and(|at| self.now.since_us(at) < REFUSED_LATELY_MS * 1000);
+        if lately && hello.role == Role::Active {
             return Err(Refusal::PeerIsActive { peer: name, me: self.cfg.my_name().to_string() });
         }
         Ok(())

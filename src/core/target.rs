@@ -74,6 +74,10 @@ pub(super) fn verdict(passive: &Hello, hello: &Hello) -> Result<(Plan, String), 
     let orphans = end.0 - fork.0;
     if let Some(gap) = &passive.gap {
         let text = match gap.since > fork {
+            true if gap.rollback.is_none() => format!(
+                "{orphans} record(s) after {} are orphans, and the resync under way has overwritten them: it begins anew from {active}",
+                fork.0
+            ),
             true => format!(
                 "{orphans} record(s) after {} are orphans: rolling back the resync under way, setting them aside, then resync from {active}",
                 fork.0

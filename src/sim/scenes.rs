@@ -126,7 +126,7 @@ fn a_follower_of_the_heir_does_not_go_back_to_the_active_that_released() {
     assert!(scene.brain(ALPHA).role() == Role::Active, "alpha has not stepped down");
     scene.part(BETA, GAMMA);
     scene.0.mend(ALPHA, GAMMA);
-    scene.run(5 * SECOND);
+    scene.run(12 * SECOND); // Longer than alpha waits for its heir.
     assert_eq!(scene.brain(GAMMA).lineage().last().map(|t| t.id), Some(term), "gamma follows alpha");
     scene.0.stop(BETA, false);
     scene.order(GAMMA, Command::Promote { force: true, off: vec!["beta".into()] });
@@ -134,6 +134,50 @@ fn a_follower_of_the_heir_does_not_go_back_to_the_active_that_released() {
     scene.0.start(BETA).expect("beta starts");
     [(ALPHA, BETA), (BETA, GAMMA)].into_iter().for_each(|(a, b)| scene.0.mend(a, b));
     scene.until("all are in sync", |s| s.members(GAMMA) == 3);
+}
+
+/// C8: of two nodes that were each promoted by force, neither goes on by a plain promotion, also while the other is away.
+#[test]
+fn two_that_were_each_forced_are_not_promoted_without_force() {
+    let mut scene = Scene::of(2, |_| ());
+    scene.part(ALPHA, BETA);
+    scene.until("alpha is alone", |s| s.members(ALPHA) == 1);
+    let forced = |off: &str| Command::Promote { force: true, off: vec![off.into()] };
+    scene.order(BETA, forced("alpha"));
+    scene.order(ALPHA, Command::Demote { force: true });
+    scene.until("alpha is passive", |s| s.brain(ALPHA).role() == Role::Passive);
+    scene.order(ALPHA, forced("beta"));
+    scene.until("both serve", |s| s.serves(ALPHA) && s.serves(BETA));
+    scene.order(ALPHA, Command::Demote { force: true });
+    scene.order(BETA, Command::Demote { force: true });
+    scene.run(SECOND);
+    scene.0.mend(ALPHA, BETA);
+    scene.until("both have met", |s| s.all_idle());
+    scene.promote(ALPHA);
+    scene.run(SECOND);
+    assert!(!scene.serves(ALPHA), "whose data is to be kept is an operator's to decide");
+    scene.part(ALPHA, BETA);
+    scene.run(5 * SECOND);
+    scene.promote(ALPHA);
+    scene.run(SECOND);
+    assert!(!scene.serves(ALPHA), "that does not change when the other one is away");
+}
+
+/// C8: an active hears of a later promotion in whatever session: one that it does not want, and one in which it only asks.
+#[test]
+fn an_active_hears_of_a_later_promotion_in_any_session() {
+    for asks in [ALPHA, BETA] {
+        let mut scene = Scene::of(2, |_| ());
+        scene.order(ALPHA, Command::Disconnect { peer: "beta".into(), force: true });
+        scene.run(SECOND);
+        scene.order(BETA, Command::Promote { force: true, off: vec!["alpha".into()] });
+        scene.until("beta serves too: the operator was wrong", |s| s.serves(BETA));
+        scene.run(SECOND);
+        let peer = if asks == ALPHA { "beta" } else { "alpha" };
+        scene.order(asks, Command::Connect { peer: peer.into(), dry_run: true });
+        scene.run(SECOND);
+        assert_eq!(scene.brain(ALPHA).status(Time(0)).state, "suspended", "{asks:?} has asked");
+    }
 }
 
 /// C10: with `on_stall = "suspend"` nothing completes on one node alone, also not when its member comes back as another one.
