@@ -23,6 +23,7 @@ pub mod rng;
 pub mod run;
 #[cfg(test)]
 mod scenes;
+pub mod shrink;
 pub mod slot;
 pub mod truth;
 pub mod watch;
