@@ -210,6 +210,10 @@ mod tests {
             self.0.charter()
         }
 
+        fn has_image(&self) -> bool {
+            self.0.has_image()
+        }
+
         fn is_faulted(&self) -> bool {
             Brain::is_faulted(&self.0)
         }
