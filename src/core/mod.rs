@@ -2,6 +2,7 @@
 //! no I/O, no threads (`tests/purity.rs` holds it so). See `docs/architecture.md`.
 
 pub mod api;
+mod backlog;
 mod bitmap;
 pub mod charter;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What this node knows of each other node: the link, and the positions that its acknowledgements prove.
 
 use super::api::PeerMsg;
+use super::backlog::Backlog;
 use super::dirty::DirtySet;
 use super::forecast::Probe;
 use super::hello::Hello;
@@ -138,7 +139,7 @@ pub struct Target {
     /// The active's newest record.
     pub accepted: Lsn,
     /// Frames that wait for room in memory; not acknowledged.
-    pub deferred: VecDeque<Deferred>,
+    pub deferred: Backlog<Deferred>,
     /// Chunks that the active wants compared.
     pub questions: Vec<Question>,
 }

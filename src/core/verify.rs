@@ -336,7 +336,7 @@ impl Node {
             crc: 0,
             payload: crate::buf::Payload::empty(),
         };
-        let counted = extent.length.div_ceil(u64::from(GRAIN)) == crcs.len() as u64;
+        let counted = extent.length <= CHUNK && extent.length.div_ceil(u64::from(GRAIN)) == crcs.len() as u64;
         if self.check_records(&[probe]).is_err() || !counted {
             return self.close_link(node, "a question about a range that does not exist", true);
         }
@@ -345,6 +345,9 @@ impl Node {
         let began = self.log.end();
         let Some(session) = self.peers[node.0 as usize].session() else { return };
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
+            if target.questions.len() >= PARALLEL {
+                return self.close_link(node, "more questions at a time than are ever asked", true);
+            }
             target.questions.push(Question { id, crcs, read, began });
         }
         for (part, offset, length) in parts {

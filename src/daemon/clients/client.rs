@@ -137,23 +137,22 @@ impl Client {
         self.pace = Some(Pace::from(now));
     }
 
-    /// The payload has come; its memory counts for its request from now on.
-    pub fn hand_over(&mut self, bytes: u64) {
-        assert!(bytes == 0 || bytes == self.reserved, "{bytes} bytes have come, {} were reserved", self.reserved);
-        if bytes > 0 {
-            self.reserved = 0;
-            self.pace = None;
-        }
+    /// A request has come whose payload has so many bytes; what was reserved for it is its own from now on.
+    pub fn hand_over(&mut self, bytes: u64) -> u64 {
+        assert_eq!(bytes, self.reserved, "what was reserved for the payload that has come");
+        self.pace = None;
+        std::mem::take(&mut self.reserved)
     }
 
-    /// When it has been too slow for those who have been waiting for memory since `awaited`.
-    pub fn late_at(&self, awaited: Time) -> Option<Time> {
-        self.pace.filter(|_| self.life == Life::Open).map(|pace| pace.late_at(awaited))
+    /// When it has been too slow for those who wait for the memory that it holds, if somebody does.
+    pub fn late_at(&self, budget: &Budget) -> Option<Time> {
+        let pace = self.pace.filter(|_| self.life == Life::Open)?;
+        Some(pace.late_at(budget.awaited_since(self.reserved)?))
     }
 
     /// It is gone with all that it received.
     pub fn give_back(self, budget: &mut Budget) {
-        budget.give_back(self.reserved);
+        budget.forsake(self.reserved);
         budget.give_back_ahead(self.ahead);
     }
 

@@ -27,8 +27,6 @@ use std::rc::Rc;
 
 /// Connections at a time.
 const CLIENTS: usize = 128;
-/// The share of `memory` that requests may hold from their first byte until the core has answered them.
-const HELD_SHARE: u64 = 2;
 /// A client chooses its export within this.
 const HAGGLE_MS: u64 = 30_000;
 /// A connection that ends may take what is queued within this.
@@ -80,7 +78,7 @@ impl Clients {
             listeners: Listeners::new(&settings.nbd)?,
             conns: BTreeMap::new(),
             pending: HashMap::new(),
-            budget: Budget::new(settings.node.memory / HELD_SHARE),
+            budget: Budget::of(settings.node.memory),
             stalled: BTreeSet::new(),
             unsent: BTreeSet::new(),
             open: true,
@@ -173,7 +171,7 @@ impl Clients {
             let room = match client.session.want() {
                 Want::Payload(_) if client.has_reserved() => true,
                 Want::Payload(n) => {
-                    let room = self.budget.take(id, n as u64, hub.now);
+                    let room = self.budget.reserve(id, n as u64, hub.now);
                     if room {
                         client.reserve(n as u64, hub.now);
                     }
@@ -185,7 +183,7 @@ impl Clients {
                     false
                 }
                 Want::Head(n) if client.session.export().is_some() && client.has_come(n) => {
-                    self.budget.take(id, 0, hub.now)
+                    self.budget.admit(id, hub.now)
                 }
                 _ => true,
             };
@@ -234,8 +232,8 @@ impl Clients {
         client.reading += if read { held } else { 0 };
         // What a write holds was reserved before it was received.
         match read {
-            true => self.budget.add(held),
-            false => client.hand_over(held),
+            true => self.budget.asked(held),
+            false => self.budget.arrived(client.hand_over(held)),
         }
         self.last_request += 1;
         let req = ReqId(self.last_request);
@@ -246,7 +244,7 @@ impl Clients {
     /// `Action::Complete`.
     pub fn complete(&mut self, req: ReqId, result: Result<Reply, ClientError>) {
         let Some(Pending { client: id, ticket, held, read }) = self.pending.remove(&req) else { return };
-        self.budget.give_back(held);
+        self.budget.answered(held);
         let Some(client) = self.conns.get_mut(&id) else { return };
         client.outstanding -= 1;
         client.reading -= if read { held } else { 0 };
@@ -262,10 +260,12 @@ impl Clients {
         if !self.open {
             return;
         }
-        while let Some(first) = self.budget.next() {
-            self.progress(first, hub);
-            if self.budget.next() == Some(first) {
-                break;
+        for line in 0..self.budget.first().len() {
+            while let Some(first) = self.budget.first()[line] {
+                self.progress(first, hub);
+                if self.budget.first()[line] == Some(first) {
+                    break;
+                }
             }
         }
         for id in std::mem::take(&mut self.stalled) {
@@ -334,9 +334,12 @@ impl Clients {
 
     /// When [`Clients::tick`] is wanted at the latest.
     pub fn deadline(&self) -> Option<Time> {
-        let awaited = self.budget.awaited_since();
-        let slow = |c: &Client| awaited.and_then(|since| c.late_at(since));
-        self.conns.values().flat_map(|c| [c.until(), slow(c)]).flatten().chain(self.listeners.deadline()).min()
+        self.conns
+            .values()
+            .flat_map(|c| [c.until(), c.late_at(&self.budget)])
+            .flatten()
+            .chain(self.listeners.deadline())
+            .min()
     }
 
     /// Ends what has taken too long.
@@ -358,8 +361,7 @@ impl Clients {
 
     /// Ends those who hold memory for a write that they do not send, while others wait for it.
     fn end_slow(&mut self, hub: &mut Hub) {
-        let Some(since) = self.budget.awaited_since() else { return };
-        let slow = |c: &Client| c.late_at(since).is_some_and(|t| t <= hub.now);
+        let slow = |c: &Client| c.late_at(&self.budget).is_some_and(|t| t <= hub.now);
         let slow: Vec<ConnId> = self.conns.iter().filter(|(_, c)| slow(c)).map(|(id, _)| *id).collect();
         for id in slow {
             if let Some(client) = self.conns.get(&id) {
