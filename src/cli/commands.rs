@@ -26,7 +26,7 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
         }
         Command::Connect { target, peer, dry_run: true, json } => {
             let forecast = ask(&target, CoreCommand::Connect { peer, dry_run: true })?;
-            forecast::show(&forecast, json, out)
+            forecast::show(&forecast, &target.file, json, out)
         }
         Command::Disconnect { target, peer, force } => tell(&target, CoreCommand::Disconnect { peer, force }, out),
         Command::Verify { target, repair, json } => {
@@ -35,7 +35,7 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
         Command::Status { target, json, watch: true } => watch(&target, json, out, look),
         Command::Status { target, json, watch: false } => {
             let status = Node::find(&target)?.connect()?.status()?;
-            show_status(&status, json, out, look)
+            show_status(&status, &target, json, out, look)
         }
         Command::Events { target, json } => follow(&target, json, out),
         Command::Log { target, json } => {
@@ -105,11 +105,11 @@ fn in_words_of(answer: Value) -> String {
     }
 }
 
-fn show_status(status: &Value, json: bool, out: &mut dyn Write, look: Look) -> anyhow::Result<()> {
+fn show_status(status: &Value, target: &Target, json: bool, out: &mut dyn Write, look: Look) -> anyhow::Result<()> {
     if json {
         writeln!(out, "{status}")?;
     } else {
-        write!(out, "{}", status::render(status, look.colour))?;
+        write!(out, "{}", status::with_file(&status::render(status, look.colour), &target.file))?;
     }
     Ok(out.flush()?)
 }
@@ -126,7 +126,7 @@ fn watch(target: &Target, json: bool, out: &mut dyn Write, look: Look) -> anyhow
         let status = node.connect().and_then(|mut client| Ok(client.status()?));
         let text = match status {
             Ok(status) if json => format!("{status}\n"),
-            Ok(status) => status::render(&status, look.colour),
+            Ok(status) => status::with_file(&status::render(&status, look.colour), &target.file),
             Err(e) if json => return Err(e),
             Err(e) => format!("{}\n", in_words(&e)),
         };

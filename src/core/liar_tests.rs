@@ -101,6 +101,7 @@ fn hello() -> impl Strategy<Value = PeerMsg> {
                 promoting,
                 gap,
                 features: vec![],
+                settings: vec![],
                 probe,
             }))
         },

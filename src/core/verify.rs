@@ -24,6 +24,8 @@ const PARALLEL: usize = 4;
 const MAX_TRIES: u32 = 200;
 /// Ranges named in an answer for one peer; the events name all.
 const MAX_RANGES: usize = 10_000;
+/// Ranges in the events, for each peer.
+const MAX_SAID: u64 = 100;
 
 /// What a comparison came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -86,6 +88,8 @@ struct PeerRun {
     found: Compared,
     /// A repair could not be made: its block was written to all the time.
     not_mended: bool,
+    /// Ranges that differ, in the events or not.
+    said: u64,
 }
 
 #[derive(Debug)]
@@ -132,7 +136,7 @@ impl Node {
             };
             self.notice(Notice::VerifyStarted { peer: name.clone() });
             let found = Compared { peer: name, ..Compared::default() };
-            peers.insert(node, PeerRun { session, cursor: Some((VolumeId(0), 0)), found, not_mended: false });
+            peers.insert(node, PeerRun { session, cursor: Some((VolumeId(0), 0)), found, not_mended: false, said: 0 });
         }
         if peers.is_empty() {
             let peers = report.not_compared.into_iter().map(|n| (n.peer, n.why)).collect();
@@ -303,8 +307,11 @@ impl Node {
                 } else {
                     run.found.more_ranges += 1;
                 }
+                run.said += 1;
+                if run.said <= MAX_SAID {
+                    self.notice(Notice::VerifyDiffers { peer: peer.clone(), volume: volume.0, offset, length });
+                }
             }
-            self.notice(Notice::VerifyDiffers { peer: peer.clone(), volume: volume.0, offset, length });
             if repair {
                 self.verify_jobs += 1;
                 self.read_chunk(self.verify_jobs, node, extent, 0, true);
@@ -322,6 +329,9 @@ impl Node {
         found.unfinished = why.map(str::to_string);
         let (differing_bytes, repaired) = (found.differing_bytes, found.repaired);
         verify.report.peers.push(found);
+        if run.said > MAX_SAID {
+            self.notice(Notice::VerifyMoreDiffer { peer: peer.clone(), ranges: run.said - MAX_SAID });
+        }
         self.notice(Notice::VerifyFinished { peer, differing_bytes, repaired });
     }
 
