@@ -1,11 +1,10 @@
 //! What each command does.
 
 use super::args::{Cli, Command, Target};
-use super::{Look, daemon_calls, events, forecast, in_words, log, salvage, status, verify};
+use super::{Look, completions, daemon_calls, events, forecast, in_words, log, salvage, status, verify};
 use crate::config::{self, Config, Settings};
 use crate::control::{Client, ControlError};
 use crate::core::{Command as CoreCommand, Mode};
-use clap::CommandFactory;
 use serde_json::Value;
 use std::io::Write;
 use std::time::Duration;
@@ -52,7 +51,8 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
             let mode = if mode == "async" { Mode::Async } else { Mode::Sync };
             Ok(crate::demo::run(crate::demo::Options { keep, seconds, mode }, out)?)
         }
-        Command::Completions { shell } => completions(shell, out),
+        Command::Completions { shell } => completions::print(shell, out),
+        Command::Nodes { file } => completions::nodes(&file, out),
     }
 }
 
@@ -149,11 +149,4 @@ fn follow(target: &Target, json: bool, out: &mut dyn Write) -> anyhow::Result<()
         out.flush()?;
     }
     anyhow::bail!("the daemon has ended, and its events with it")
-}
-
-fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> anyhow::Result<()> {
-    // Into memory first: the generator panics where its output is closed.
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "understudy", &mut script);
-    Ok(out.write_all(&script)?)
 }
