@@ -205,7 +205,7 @@ fn ranges_that_differ_are_told_one_by_one_only_so_far() {
     }
     duo.run_ms(2000);
     for block in (0..1000).step_by(2) {
-        let garbage = crate::buf::Payload::copy_of(&[0xee; 4096]);
+        let garbage = crate::buf::Payload::copy_of(&[0; 4096]);
         duo.sides[BETA].disk.write(Part::Store(VolumeId(0)), block * 4096, &garbage).unwrap();
     }
     duo.order(ALPHA, Command::Verify { repair: false }).unwrap();

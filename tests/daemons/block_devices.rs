@@ -109,8 +109,7 @@ fn a_pair_on_devices_outlives_the_active() {
     load.await_writes(300);
     must(cluster.kill(0));
     let mut writers = load.broken();
-    cluster.await_peer_gone(1, 0);
-    must(cluster.promote_without(1, &[0]));
+    cluster.take_over(1, 0);
     check(cluster, 1, &mut writers, Promise::Completed);
     let load = Load::start(cluster, 1, writers);
     load.await_writes(100);

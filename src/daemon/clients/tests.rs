@@ -201,8 +201,10 @@ fn all_connections_together_hold_a_limited_number_of_bytes() {
     for _ in 0..20 {
         stage.step();
     }
-    assert_eq!(stage.asked.len() as u64, most >> 20);
-    assert!(stage.clients.budget.used().0 == most && stage.clients.budget.used().1 < 2 << 20);
+    // Both may have begun a write when there was room for one more.
+    let (requests, long) = stage.clients.budget.used();
+    assert!((most..=most + (1 << 20)).contains(&requests) && long <= 1 << 20, "{requests} {long}");
+    assert_eq!(stage.asked.len() as u64, requests >> 20);
     while stage.clients.last_request < 128 {
         let n = stage.asked.len();
         stage.answer(n, Ok(Reply::Done));
