@@ -112,13 +112,13 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     let hub = Hub { ring: Ring::new()?, events: VecDeque::new(), journal: Journal::new(), now: event_loop::now() };
     let (handle, requests) = handle::channel().map_err(system("make an event descriptor"))?;
     let signal = process::signals().map_err(system("handle signals"))?;
+    let recovered = recovery::recover(&settings.node, &mut disk)?;
     let asked_for = |path: &Path| settings.store_io == StoreIo::Buffered && settings.stores.iter().any(|s| s == path);
     let unasked: Vec<String> = disk
         .modes()
         .filter(|(path, mode)| *mode == IoMode::Buffered && !asked_for(path))
         .map(|(path, _)| path.display().to_string())
         .collect();
-    let recovered = recovery::recover(&settings.node, &mut disk)?;
     let engine = Node::new(settings.node, recovered, hub.now);
     let mut pieces = Pieces { hub, engine, disk, peers, clients, requests, signal };
     unasked.into_iter().for_each(|path| pieces.hub.journal.note(&Happening::BufferedIo { path }));
