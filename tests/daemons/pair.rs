@@ -34,12 +34,24 @@ fn what_is_written_is_read_back_and_reaches_the_passive() {
 /// The heart of the matter, ten times over: the roles alternate, so each node is killed, taken over from and brought back.
 #[test]
 fn a_killed_active_loses_nothing_that_was_promised() {
-    let seed = seed("a_killed_active_loses_nothing_that_was_promised");
+    kill_actives(&plan(), 10, seed("a_killed_active_loses_nothing_that_was_promised"));
+}
+
+/// The same where stores are written and read through the page cache, on one node and on both.
+#[test]
+fn nor_does_one_whose_store_goes_through_the_page_cache() {
+    let seed = seed("nor_does_one_whose_store_goes_through_the_page_cache");
+    let plan = plan().resource("apply_ms = 10");
+    kill_actives(&plan.clone().resource("store_io = \"buffered\""), 4, seed);
+    kill_actives(&plan.node("beta", "store_io = \"buffered\""), 4, seed + 1);
+}
+
+fn kill_actives(plan: &Plan, rounds: usize, seed: u64) {
     let mut rng = Rng::new(seed);
-    let mut cluster = Cluster::serving(&plan(), &[0, 1]);
+    let mut cluster = Cluster::serving(plan, &[0, 1]);
     let mut writers = writers(BLOCKS, seed);
     let (mut active, mut given_up) = (0, 0);
-    for round in 0..10 {
+    for round in 0..rounds {
         let passive = 1 - active;
         let load = Load::start(&cluster, active, writers);
         load.await_writes(50);

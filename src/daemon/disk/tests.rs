@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::buf::Payload;
-use crate::config::Settings;
+use crate::config::{Settings, StoreIo};
 use crate::core::*;
 use crate::daemon::ring::{Op, Ring};
 use crate::daemon::testing::{disk_dir, memory_dir, settings};
@@ -57,11 +57,14 @@ fn write(disk: &mut Disk, ring: &mut Ring<Job>, part: Part, offset: u64, bufs: V
     assert!(matches!(run(disk, ring, part, IoOp::Write { offset, bufs, sync }), Ok(IoData::Nothing)));
 }
 
-fn every_operation(dir: &Path, expected: IoMode) {
-    let settings = settings(dir, "alpha");
+fn every_operation(dir: &Path, expected: IoMode, store_io: StoreIo) {
+    let settings = Settings { store_io, ..settings(dir, "alpha") };
     files(&settings);
     let disk = &mut Disk::open(&settings).unwrap();
     assert!(disk.modes().all(|(_, mode)| mode == expected || mode == IoMode::Buffered), "{dir:?}");
+    if store_io == StoreIo::Buffered && expected != IoMode::Memory {
+        assert!(disk.modes().all(|(path, mode)| mode == IoMode::Buffered || *path == settings.log), "{dir:?}");
+    }
     let ring = &mut Ring::new().unwrap();
     let store = Part::Store(VolumeId(1));
 
@@ -123,13 +126,45 @@ fn growing(disk: &mut Disk, ring: &mut Ring<Job>) {
 #[test]
 fn every_operation_on_a_disk() {
     let dir = disk_dir();
-    every_operation(dir.path(), IoMode::Direct);
+    every_operation(dir.path(), IoMode::Direct, StoreIo::Direct);
+}
+
+#[test]
+fn every_operation_through_the_page_cache() {
+    let dir = disk_dir();
+    every_operation(dir.path(), IoMode::Direct, StoreIo::Buffered);
+}
+
+/// Through the page cache what is there is read at once, and the rest by the ring; both are the same bytes.
+#[test]
+fn cached_blocks_are_read_at_once() {
+    let dir = disk_dir();
+    let settings = Settings { store_io: StoreIo::Buffered, ..settings(dir.path(), "alpha") };
+    files(&settings);
+    let disk = &mut Disk::open(&settings).unwrap();
+    let ring = &mut Ring::new().unwrap();
+    let store = Part::Store(VolumeId(0));
+    write(disk, ring, store, 4096, vec![bytes(4096, 1), bytes(4096, 2)], false);
+    let expected = [vec![1; 4096], vec![2; 4096]].concat();
+    let at_once = |disk: &mut Disk| match disk.start(IoId(7), store, IoOp::Read { offset: 4096, length: 8192 }) {
+        Step::Done(_, Ok(IoData::Bytes(bytes))) => Some(bytes),
+        Step::Done(_, other) => panic!("{other:?}"),
+        Step::Submit(..) => None,
+    };
+    assert_eq!(at_once(disk).expect("it was just written")[..], expected[..]);
+    assert!(matches!(run(disk, ring, store, IoOp::Flush), Ok(IoData::Nothing)));
+    let file = File::open(&settings.stores[0]).unwrap();
+    nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+    assert!(at_once(disk).is_none(), "nothing of it is in the page cache");
+    assert_eq!(read(disk, ring, store, 4096, 8192)[..], expected[..]);
 }
 
 #[test]
 fn every_operation_in_memory() {
     let Some(dir) = memory_dir() else { return eprintln!("no tmpfs at /dev/shm: not tested") };
-    every_operation(dir.path(), IoMode::Memory);
+    every_operation(dir.path(), IoMode::Memory, StoreIo::Direct);
+    let Some(dir) = memory_dir() else { return };
+    every_operation(dir.path(), IoMode::Memory, StoreIo::Buffered);
 }
 
 #[test]
