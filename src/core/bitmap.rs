@@ -129,6 +129,10 @@ pub struct Reclaim {
     up_to: Option<Lsn>,
     writing: usize,
     failed: bool,
+    /// The newest record that could not be read back, and when that was found: no part of the ring up to it is of use.
+    lost: Option<(Lsn, Time)>,
+    /// A record whose read has failed once.
+    doubtful: Option<Lsn>,
 }
 
 impl Node {
@@ -150,10 +154,31 @@ impl Node {
         self.reclaim.writing > 0
     }
 
-    /// Begins well before the ring is full, and frees enough for a while (L5).
+    /// A record that the ring should hold could not be read back. At the second time the medium has lost it: that costs reach, no
+    /// more, since only what is checkpointed is read from the ring (L2). True if it is to be read once more.
+    pub(super) fn could_not_be_read(&mut self, lsn: Lsn) -> bool {
+        if self.reclaim.doubtful.replace(lsn) != Some(lsn) {
+            return true;
+        }
+        if self.reclaim.lost.is_none_or(|(lost, _)| lost < lsn) {
+            self.reclaim.lost = Some((lsn, self.now));
+            self.notice(super::notice::Notice::LogUnreadable { lsn: lsn.0 });
+        }
+        false
+    }
+
+    /// The newest record that could not be read back, and when that was.
+    pub(super) fn lost_record(&self) -> Option<(Lsn, Time)> {
+        self.reclaim.lost
+    }
+
+    /// Begins well before the ring is full, and frees enough for a while (L5). What cannot be read back goes at once: whoever
+    /// needs it then gets the contents of what changed.
     pub(super) fn poll_reclaim(&mut self) {
         let size = self.log.size();
-        if self.reclaim.writing > 0 || self.reclaim.failed || self.fault.is_some() || self.log.held() <= size / 2 {
+        let lost = self.reclaim.lost.map(|(lost, _)| lost).filter(|lost| *lost >= self.log.from());
+        let is_time = self.log.held() > size / 2 || lost.is_some();
+        if self.reclaim.writing > 0 || self.reclaim.failed || self.fault.is_some() || !is_time {
             return;
         }
         let checkpointed = self.superblock.checkpoint();
@@ -161,7 +186,7 @@ impl Node {
         let mut last = Lsn(0);
         for unit in self.log.units() {
             let freed = unit.end - self.log.tail().address;
-            let enough = last > Lsn(0) && held - freed < size / 3;
+            let enough = last > Lsn(0) && held - freed < size / 3 && lost.is_none_or(|lost| last >= lost);
             if unit.last > checkpointed || enough {
                 break;
             }
