@@ -11,6 +11,9 @@ use understudy::sim::plan::Scope;
 use understudy::sim::report::Counts;
 use understudy::sim::run::{Played, play, report_panics};
 
+/// Memory for buffers that each thread keeps from seed to seed.
+const KEEP_BYTES: usize = 512 << 20;
+
 /// Plays seeds of a simulated world against the replication core, and checks what must hold.
 ///
 /// Each seed decides everything: nodes, sizes, load, faults, commands. A failure names the invariant that broke and the
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
     std::thread::scope(|scope| {
         for _ in 0..threads.min((range.end - range.start) as usize).max(1) {
             scope.spawn(|| {
+                understudy::buf::keep_at_most(KEEP_BYTES);
                 while !stop.load(Ordering::Relaxed) && Instant::now() < until {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= range.end {
