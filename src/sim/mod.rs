@@ -24,6 +24,7 @@ pub mod rot;
 pub mod run;
 #[cfg(test)]
 mod scenes;
+pub mod shrink;
 pub mod slot;
 pub mod truth;
 pub mod watch;

@@ -127,25 +127,26 @@ impl<B: Brain> World<B> {
             slot.isolation.check(now, node, now - oldest, self.plan.patience_us())?;
             slot.stall.check(now, node, now - oldest, self.plan.stalls_us())?;
         }
-        if serving.is_some() && !slot.unaware { self.check_applied(node) } else { Ok(()) }
+        let watched = serving.is_some() && !slot.unaware;
+        let Marks { accepted, written, durable, committed, applied, checkpointed } = marks;
+        let state = [accepted, written, durable, committed, applied, checkpointed];
+        self.mix(u64::from(node.0));
+        state.into_iter().for_each(|mark| self.mix(mark.0));
+        if watched { self.check_applied(node) } else { Ok(()) }
     }
 
     /// S1, from outside: nobody of the active's lineage has applied past what a member holds.
     fn check_applied(&self, active: NodeId) -> Result<(), Violation> {
-        let of = |n: NodeId| {
-            let brain = self.slots[n.0 as usize].brain.as_ref()?;
-            Some((brain.lineage().last()?.id, brain.marks()))
-        };
-        let Some((term, _)) = of(active) else { return Ok(()) };
-        let marks: Vec<(NodeId, Marks)> =
-            self.nodes().filter_map(|n| of(n).filter(|(t, _)| *t == term).map(|(_, m)| (n, m))).collect();
+        let term = |n: NodeId| self.slots[n.0 as usize].brain.as_ref()?.lineage().last().map(|t| t.id);
+        let marks = |n: NodeId| self.slots[n.0 as usize].brain.as_ref().map_or_else(Marks::default, B::marks);
+        let here = term(active);
+        let of_the_term = || self.nodes().filter(|n| here.is_some() && term(*n) == here);
         let members = &self.slots[active.0 as usize].members;
-        for (member, held) in marks.iter().filter(|(n, _)| members.contains(n)) {
-            for (node, applied) in marks.iter().map(|(n, m)| (*n, m.applied)) {
-                order::check_applied(node, applied, *member, held.durable)?;
-            }
-        }
-        Ok(())
+        let Some(least) = of_the_term().filter(|n| members.contains(n)).min_by_key(|n| marks(*n).durable) else {
+            return Ok(());
+        };
+        let durable = marks(least).durable;
+        of_the_term().try_for_each(|node| order::check_applied(node, marks(node).applied, least, durable))
     }
 }
 

@@ -7,7 +7,7 @@ use super::invariants::durability::Durability;
 use super::invariants::{Violation, broken};
 use super::net::{Due, Lane, Net};
 use super::operator::Orders;
-use super::plan::{Plan, name};
+use super::plan::{Plan, Trouble, name};
 use super::report::{Counts, Trace};
 use super::resolve::Resolver;
 use super::rng::Rng;
@@ -97,6 +97,16 @@ pub struct World<B> {
     pub(super) is_founded: bool,
     /// Counts the beginnings and ends of processes.
     pub(super) processes: u64,
+    pub(super) troubles: Troubles,
+    /// Things that have happened.
+    pub steps: u64,
+}
+
+/// Troubles so far: which were drawn, and which of them struck, numbered from 1.
+#[derive(Clone, Debug, Default)]
+pub struct Troubles {
+    pub drawn: Vec<Trouble>,
+    pub struck: Vec<(u64, Trouble)>,
 }
 
 impl<B: Brain> World<B> {
@@ -131,6 +141,8 @@ impl<B: Brain> World<B> {
             spins: (0, 0),
             is_founded: false,
             processes: 0,
+            troubles: Troubles::default(),
+            steps: 0,
             plan,
         };
         for node in world.plan.nodes() {
@@ -231,6 +243,7 @@ impl<B: Brain> World<B> {
             && let Some(Reverse(Entry(at, order, what))) = self.queue.pop()
         {
             self.watch_for_spinning(at)?;
+            self.steps += 1;
             self.now = at;
             self.mix(at);
             self.mix(order);
