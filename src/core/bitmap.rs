@@ -129,8 +129,10 @@ pub struct Reclaim {
     up_to: Option<Lsn>,
     writing: usize,
     failed: bool,
-    /// The newest record that could not be read back, and when that was found: no part of the ring up to it is of use.
+    /// The newest record that could not be read back, and when that was found.
     lost: Option<(Lsn, Time)>,
+    /// No part of the ring up to here is of use: it goes as soon as it may.
+    useless: Option<Lsn>,
     /// A record whose read has failed once.
     doubtful: Option<Lsn>,
 }
@@ -160,11 +162,18 @@ impl Node {
         if self.reclaim.doubtful.replace(lsn) != Some(lsn) {
             return true;
         }
-        if self.reclaim.lost.is_none_or(|(lost, _)| lost < lsn) {
+        self.reclaim.useless = self.reclaim.useless.max(Some(lsn));
+        if self.reclaim.lost.is_none_or(|(lost, _)| lost != lsn) {
             self.reclaim.lost = Some((lsn, self.now));
             self.notice(super::notice::Notice::LogUnreadable { lsn: lsn.0 });
         }
         false
+    }
+
+    /// Records after `fork` are others from now on.
+    pub(super) fn keep_useless_up_to(&mut self, fork: Lsn) {
+        self.reclaim.useless = self.reclaim.useless.map(|lsn| lsn.min(fork));
+        self.reclaim.doubtful = None;
     }
 
     /// The newest record that could not be read back, and when that was.
@@ -176,8 +185,9 @@ impl Node {
     /// needs it then gets the contents of what changed.
     pub(super) fn poll_reclaim(&mut self) {
         let size = self.log.size();
-        let lost = self.reclaim.lost.map(|(lost, _)| lost).filter(|lost| *lost >= self.log.from());
-        let is_time = self.log.held() > size / 2 || lost.is_some();
+        self.reclaim.useless = self.reclaim.useless.filter(|useless| *useless >= self.log.from());
+        let useless = self.reclaim.useless;
+        let is_time = self.log.held() > size / 2 || useless.is_some();
         if self.reclaim.writing > 0 || self.reclaim.failed || self.fault.is_some() || !is_time {
             return;
         }
@@ -186,7 +196,7 @@ impl Node {
         let mut last = Lsn(0);
         for unit in self.log.units() {
             let freed = unit.end - self.log.tail().address;
-            let enough = last > Lsn(0) && held - freed < size / 3 && lost.is_none_or(|lost| last >= lost);
+            let enough = last > Lsn(0) && held - freed < size / 3 && useless.is_none_or(|lsn| last >= lsn);
             if unit.last > checkpointed || enough {
                 break;
             }
@@ -268,7 +278,7 @@ impl Node {
 
     /// The log begins anew after `position`: what it held is in no list, so that whoever is older will be compared in full (B2).
     pub(super) fn log_restarts_at(&mut self, position: Lsn) {
-        self.reclaim.up_to = None;
+        (self.reclaim.up_to, self.reclaim.useless) = (None, None);
         for bitmap in &mut self.bitmaps {
             bitmap.from = bitmap.from.max(position);
         }

@@ -11,7 +11,8 @@ impl Node {
         let end = self.log.end();
         self.log.want_durable(end);
         self.commit_what_members_hold();
-        if self.is_out_of_room() {
+        // What the members have only written they flush by themselves before long (L3).
+        if self.operation_is_late() && self.is_out_of_room() {
             let last = self.log.written().0;
             let records = end.0 - last;
             let holds = |n: &NodeId| self.peers[n.0 as usize].hello.as_ref().is_some_and(|h| h.received >= end);
@@ -22,7 +23,8 @@ impl Node {
 
     /// The ring is full, and nothing is under way that would free any of it.
     fn is_out_of_room(&self) -> bool {
-        let resting = self.store.is_resting() && self.superblock.is_settled() && !self.log.is_busy();
+        let flushed = !self.log.is_busy() && self.log.durable() == self.log.written();
+        let resting = flushed && self.store.is_resting() && self.superblock.is_settled();
         let all_applied = self.store.applied() >= self.committed.min(self.log.durable());
         resting && all_applied && self.log.is_full() && !self.is_reclaiming()
     }
