@@ -11,6 +11,7 @@ use super::types::*;
 use std::collections::BTreeSet;
 
 mod resume;
+mod settle;
 mod switchover;
 
 /// A demotion or switchover that takes longer is given up waiting for.
@@ -39,6 +40,8 @@ enum Kind {
         opening: Box<Charter>,
         unanswered: BTreeSet<NodeId>,
         fetching: Option<NodeId>,
+        /// What an active had said is committed.
+        committed: Lsn,
     },
     /// Waits for the members, then releases.
     Demote { to: Option<NodeId>, forced: bool, released: bool },
@@ -119,8 +122,8 @@ impl Node {
                 _ => {}
             }
         }
-        let kind =
-            Kind::Promote { forced, gave_up, opened: false, opening: Box::new(opening), unanswered, fetching: None };
+        let (opening, committed) = (Box::new(opening), self.committed);
+        let kind = Kind::Promote { forced, gave_up, opened: false, opening, unanswered, fetching: None, committed };
         self.operation = Some(Operation { id, kind, since: self.now, contradicted: None });
         Ok(())
     }
@@ -435,48 +438,7 @@ impl Node {
         }
     }
 
-    /// All that is held is made durable, then the term may be opened (L1).
-    fn settle_to_open(&mut self) {
-        if self.rollback.is_none() && self.log.is_settled() && self.store.is_resting() {
-            return self.open_term();
-        }
-        let end = self.log.end();
-        self.log.want_durable(end);
-        self.commit_what_members_hold();
-        if self.is_out_of_room() {
-            let last = self.log.written().0;
-            let records = end.0 - last;
-            let holds = |n: &NodeId| self.peers[n.0 as usize].hello.as_ref().is_some_and(|h| h.received >= end);
-            let peers = self.cfg.peers().filter(holds).map(|n| self.cfg.name(n).to_string()).collect();
-            self.give_up_claim(Refusal::NoRoom { records, last, peers });
-        }
-    }
-
-    /// The ring is full, and nothing is under way that would free any of it.
-    fn is_out_of_room(&self) -> bool {
-        let resting = self.store.is_resting() && self.superblock.is_settled() && !self.log.is_busy();
-        let all_applied = self.store.applied() >= self.committed.min(self.log.durable());
-        resting && all_applied && self.log.is_full() && !self.is_reclaiming()
-    }
-
-    /// Committed is what is durable here and on each member (S1). There is no active to say so: the members' own words count, and free
-    /// a ring that is full of what has been committed long since.
-    fn commit_what_members_hold(&mut self) {
-        let Some(Operation { kind: Kind::Promote { opening, .. }, .. }) = &self.operation else { return };
-        let mut committed = self.log.durable();
-        for member in opening.in_sync.iter().filter(|m| m.node != self.cfg.my_name()) {
-            let peer = self.cfg.find(&member.node).map(|n| &self.peers[n.0 as usize]);
-            let hello = peer.filter(|p| matches!(p.link, Link::Idle(_))).and_then(|p| p.hello.as_ref());
-            let Some(hello) = hello.filter(|h| h.gap.is_none()) else { return };
-            match self.lineage.relation(self.log.end(), &hello.lineage, hello.durable) {
-                Relation::Common { fork } => committed = committed.min(fork),
-                Relation::Unrelated => return,
-            }
-        }
-        self.committed = self.committed.max(committed);
-    }
-
-    /// The log has settled.
+    /// All that is held is durable: the term may be opened (L1).
     fn open_term(&mut self) {
         let id = TermId(self.draw_id());
         let above =
@@ -526,14 +488,15 @@ impl Node {
         if let Some(why) = contradicted {
             return self.give_up_claim(why);
         }
-        let Some(Operation { id, kind: Kind::Promote { forced, gave_up, .. }, .. }) = self.operation.take() else {
+        let Some(Operation { id, kind: Kind::Promote { forced, gave_up, committed, .. }, .. }) = self.operation.take()
+        else {
             return;
         };
         // Opened just before this state was written.
         let term = *self.lineage.last().expect("an opened term");
         self.set_stage(Stage::Active);
         // What the members of the in-sync set may lack has not completed: a read of it waits for them, or for their drop (S2).
-        let shared = self.committed.min(self.log.end()).min(self.shared_with_members());
+        let shared = self.committed.min(committed).min(self.log.end()).min(self.shared_with_members());
         let dropped = self.clients.reset(shared, self.log.end());
         self.clients.are_in_stores(self.store.applied());
         debug_assert!(dropped.is_empty(), "a passive has no clients");

@@ -149,6 +149,10 @@ pub enum Notice {
     LogOverflow {
         peer: String,
     },
+    /// The medium has lost a record that the log held: the log reaches no further back than behind it (L2).
+    LogUnreadable {
+        lsn: u64,
+    },
     ResyncStarted {
         peer: String,
         bytes: u64,

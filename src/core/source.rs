@@ -229,6 +229,11 @@ impl Node {
                 self.send_records(node, records);
             }
             Look::Next(place) => self.feed_from(node, session, from, place),
+            Look::Lost if from >= self.log.from() && self.could_not_be_read(from) => {
+                if let Some(source) = self.peers[node.0 as usize].source_mut() {
+                    source.feed = Feed::Stream { next: from, reading: false };
+                }
+            }
             Look::Lost => self.close_link(node, "a record could not be read back from the log", true),
         }
     }

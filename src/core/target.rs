@@ -280,6 +280,7 @@ impl Node {
 
     /// Peers' positions past the fork were of another lineage (L1).
     pub(super) fn cap_positions(&mut self, fork: Lsn) {
+        self.keep_useless_up_to(fork);
         for peer in &mut self.peers {
             peer.known = peer.known.min(fork);
         }
