@@ -20,7 +20,7 @@ pub struct Target {
     /// Words that mean something to the decoder.
     pub words: &'static [&'static [u8]],
     /// Makes checksums right.
-    pub repair: fn(&mut Vec<u8>),
+    pub repair: fn(&mut [u8]),
     /// Decodes, checks what was accepted, and says what came of it.
     pub decode: fn(&[u8]) -> String,
     /// So many kinds of outcome are seen, or the changes do not reach what they should.
@@ -77,7 +77,7 @@ fn crc_without(bytes: &[u8], at: usize) -> u32 {
 /// The offset of the checksum in headers of batches and in superblocks, by `docs/format.md`.
 const CRC_AT: usize = 12;
 
-fn repair_batches(input: &mut Vec<u8>) {
+fn repair_batches(input: &mut [u8]) {
     let mut prev = None;
     for block in input.chunks_exact_mut(BLOCK).filter(|b| b.starts_with(&BATCH_MAGIC)) {
         // Chained too, or nothing behind the first would be looked at.
