@@ -225,10 +225,10 @@ mod tests {
         let seed = (0..50).find(fails).expect("a seed that fails late");
         let played = play::<Forgetful>(seed, &whole, 0, false);
         let (violation, steps) = (played.result.clone().unwrap_err(), played.steps);
-        let before = played.troubles.struck.len();
         let found = shrink::<Forgetful>(&whole, played, &violation, &mut || true);
         let struck = &found.played.troubles.struck;
-        assert!(2 * struck.len() < before, "of {before} one that ends a process would be enough: {struck:?}");
+        // One that ends a process is enough, in some worlds with one that brings it about.
+        assert!(struck.len() <= 2, "{struck:?}");
         assert!(found.played.steps <= steps);
         let again = play::<Forgetful>(seed, &found.scope, 0, false);
         assert_eq!(again.digest, found.played.digest, "what is printed plays the same world");
