@@ -148,7 +148,11 @@ impl<E: Engine> Loop<E> {
                 self.io_in_flight += 1;
                 self.queued.push((job, op));
             }
-            Step::Done(id, result) => self.hub.events.push_back(Event::IoDone { id, result }),
+            Step::Done(id, result) => {
+                #[cfg(test)]
+                self.disk.recorder.done(id);
+                self.hub.events.push_back(Event::IoDone { id, result });
+            }
         }
     }
 

@@ -14,6 +14,8 @@
 //! | `process` | signals, limits, the service manager |
 
 mod clients;
+#[cfg(test)]
+mod crash_tests;
 mod create;
 pub mod disk;
 mod engine;

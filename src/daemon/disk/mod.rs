@@ -14,6 +14,8 @@ mod error;
 mod file;
 mod job;
 #[cfg(test)]
+pub mod record;
+#[cfg(test)]
 mod tests;
 
 pub use error::DiskError;
@@ -41,6 +43,8 @@ pub struct Disk {
     names: Vec<String>,
     parts: BTreeMap<Part, Rc<PartFile>>,
     _locks: Vec<Flock<File>>,
+    #[cfg(test)]
+    pub recorder: record::Recorder,
 }
 
 impl Disk {
@@ -56,6 +60,8 @@ impl Disk {
             names: node.nodes.iter().map(|n| n.name.clone()).collect(),
             parts: BTreeMap::new(),
             _locks: Vec::new(),
+            #[cfg(test)]
+            recorder: record::Recorder::of(&settings.dir),
         };
         disk.open_fixed(Part::Log, &settings.log, node.log_size, file::LOG_BLOCK, StoreIo::Direct)?;
         for (i, (path, volume)) in settings.stores.iter().zip(&node.volumes).enumerate() {
@@ -83,6 +89,8 @@ impl Disk {
 
     /// Starts an I/O.
     pub fn start(&mut self, id: IoId, part: Part, op: IoOp) -> Step {
+        #[cfg(test)]
+        self.recorder.issued(id, part, &op);
         let file = match &op {
             IoOp::Write { .. } | IoOp::Reserve { .. } => self.for_writing(part).map(Some),
             _ => self.existing(part),
