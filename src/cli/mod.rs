@@ -5,6 +5,7 @@
 
 mod args;
 mod commands;
+mod completions;
 mod daemon_calls;
 pub(crate) mod events;
 mod forecast;

@@ -61,6 +61,15 @@ pub struct Resource {
     pub apply_ms: u64,
 }
 
+/// `store_io`: how the stores are read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreIo {
+    /// Past the page cache, where the file system can.
+    Direct,
+    /// Through the page cache.
+    Buffered,
+}
+
 /// `[volume.NAME]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
@@ -91,6 +100,7 @@ pub struct Node {
     pub compress: bool,
     /// Bytes a second that are sent to it at most.
     pub bandwidth: Option<u64>,
+    pub store_io: StoreIo,
 }
 
 /// The file that an argument of the command line means: itself, or for a bare name (no slash, no `.toml`)

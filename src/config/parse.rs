@@ -4,7 +4,7 @@ use super::address::{NbdListen, check_socket_path, nbd_listen, peer_address, sam
 use super::error::{ConfigError, Problem};
 use super::reader::{Place, Source, Table, Value};
 use super::size::show_size;
-use super::{Config, Node, Resource, Volume};
+use super::{Config, Node, Resource, StoreIo, Volume};
 use crate::core::{Mode, OnStall};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ const FLUSH_MS: RangeInclusive<u64> = 1..=60_000;
 const APPLY_MS: RangeInclusive<u64> = 1..=600_000;
 
 const TOP_FIELDS: [&str; 3] = ["resource", "volume", "node"];
-const RESOURCE_FIELDS: [&str; 15] = [
+const RESOURCE_FIELDS: [&str; 16] = [
     "name",
     "mode",
     "stall_ms",
@@ -60,9 +60,10 @@ const RESOURCE_FIELDS: [&str; 15] = [
     "allow_invalid",
     "insecure",
     "compress",
+    "store_io",
     "bandwidth",
 ];
-const NODE_FIELDS: [&str; 12] = [
+const NODE_FIELDS: [&str; 13] = [
     "mode",
     "address",
     "dir",
@@ -74,6 +75,7 @@ const NODE_FIELDS: [&str; 12] = [
     "control",
     "insecure",
     "compress",
+    "store_io",
     "bandwidth",
 ];
 
@@ -95,6 +97,7 @@ pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         insecure: flag(&resource_table, "insecure")?,
         compress: compress(&resource_table)?.unwrap_or(false),
         bandwidth: bandwidth(&resource_table)?.unwrap_or(None),
+        store_io: store_io(&resource_table)?.unwrap_or(StoreIo::Direct),
         volumes: &volumes,
     };
     let nodes = nodes(file, &root, &defaults)?;
@@ -115,6 +118,11 @@ fn mode(table: &Table<'_>) -> Result<Option<Mode>, ConfigError> {
 
 fn compress(table: &Table<'_>) -> Result<Option<bool>, ConfigError> {
     table.get("compress").map(|v| v.choice(&["lz4", "none"], &[true, false])).transpose()
+}
+
+fn store_io(table: &Table<'_>) -> Result<Option<StoreIo>, ConfigError> {
+    let choices = [StoreIo::Direct, StoreIo::Buffered];
+    table.get("store_io").map(|v| v.choice(&["direct", "buffered"], &choices)).transpose()
 }
 
 /// `"none"` lifts what the resource says.
@@ -201,6 +209,7 @@ struct NodeDefaults<'a> {
     insecure: bool,
     compress: bool,
     bandwidth: Option<u64>,
+    store_io: StoreIo,
     volumes: &'a [Volume],
 }
 
@@ -241,6 +250,7 @@ fn node(name: String, table: &Table<'_>, defaults: &NodeDefaults<'_>) -> Result<
         nbd: listeners(table, &dir, insecure)?,
         compress: compress(table)?.unwrap_or(defaults.compress),
         bandwidth: bandwidth(table)?.unwrap_or(defaults.bandwidth),
+        store_io: store_io(table)?.unwrap_or(defaults.store_io),
         name,
         address,
         log,

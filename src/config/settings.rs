@@ -3,7 +3,7 @@
 use super::address::NbdListen;
 use super::error::ConfigError;
 use super::suggest::nearest;
-use super::{Config, Node};
+use super::{Config, Node, StoreIo};
 use crate::core::config::TABLES;
 use crate::core::{Incarnation, NodeConfig, NodeId, NodeSpec, VolumeSpec};
 use std::io;
@@ -32,6 +32,7 @@ pub struct Settings {
     pub log: PathBuf,
     /// File or block device of each volume; a [`crate::core::VolumeId`] is an index into this.
     pub stores: Vec<PathBuf>,
+    pub store_io: StoreIo,
     /// Where this node's peers dial it.
     pub listen: SocketAddr,
     /// Everyone but this node.
@@ -55,6 +56,7 @@ impl Settings {
             dir: node.dir.clone(),
             log: node.log.clone(),
             stores: node.stores.clone(),
+            store_io: node.store_io,
             listen: node.address,
             peers: others
                 .map(|(i, n)| PeerSettings { node: id(i), address: n.address, compress: n.compress })

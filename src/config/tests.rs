@@ -244,6 +244,18 @@ fn what_is_sent_to_a_node_can_be_packed_and_limited() {
 }
 
 #[test]
+fn stores_are_read_past_the_page_cache_unless_the_file_says_otherwise() {
+    let of = |text: &str| read(text).unwrap().nodes.iter().map(|n| n.store_io).collect::<Vec<_>>();
+    assert_eq!(of(SAMPLE), [StoreIo::Direct; 3]);
+    let text = SAMPLE
+        .replace("stall_ms = 2000", "store_io = \"buffered\"")
+        .replace("[node.beta]", "[node.beta]\nstore_io = \"direct\"");
+    assert_eq!(of(&text), [StoreIo::Buffered, StoreIo::Direct, StoreIo::Buffered]);
+    assert_eq!(Settings::new(&read(&text).unwrap(), Some("alpha")).unwrap().store_io, StoreIo::Buffered);
+    assert!(refused("stall_ms = 2000", "store_io = \"cached\"").contains("must be \"direct\" or \"buffered\""));
+}
+
+#[test]
 fn names_are_checked() {
     assert!(
         refused("\"data\"", "\"My Data\"")
@@ -425,7 +437,7 @@ fn any_file() -> impl Strategy<Value = String> {
         "\\[(node|volume)\\.[a-c]\\]",
     ];
     let field = prop_oneof![
-        "(name|mode|stall_ms|on_stall|durable|block_size|memory|window|heartbeat_ms|insecure|compress|bandwidth)",
+        "(name|mode|stall_ms|on_stall|durable|block_size|memory|window|heartbeat_ms|insecure|compress|bandwidth|store_io)",
         "(size|address|dir|log|log_size|store|store\\.disk0|nbd|control)",
         "[a-z\"é.]{0,6}",
     ];

@@ -129,6 +129,12 @@ pub struct Reclaim {
     up_to: Option<Lsn>,
     writing: usize,
     failed: bool,
+    /// The newest record that could not be read back, and when that was found.
+    lost: Option<(Lsn, Time)>,
+    /// No part of the ring up to here is of use: it goes as soon as it may.
+    useless: Option<Lsn>,
+    /// A record whose read has failed once.
+    doubtful: Option<Lsn>,
 }
 
 impl Node {
@@ -150,10 +156,39 @@ impl Node {
         self.reclaim.writing > 0
     }
 
-    /// Begins well before the ring is full, and frees enough for a while (L5).
+    /// A record that the ring should hold could not be read back. At the second time the medium has lost it: that costs reach, no
+    /// more, since only what is checkpointed is read from the ring (L2). True if it is to be read once more.
+    pub(super) fn could_not_be_read(&mut self, lsn: Lsn) -> bool {
+        if self.reclaim.doubtful.replace(lsn) != Some(lsn) {
+            return true;
+        }
+        self.reclaim.useless = self.reclaim.useless.max(Some(lsn));
+        if self.reclaim.lost.is_none_or(|(lost, _)| lost != lsn) {
+            self.reclaim.lost = Some((lsn, self.now));
+            self.notice(super::notice::Notice::LogUnreadable { lsn: lsn.0 });
+        }
+        false
+    }
+
+    /// Records after `fork` are others from now on.
+    pub(super) fn keep_useless_up_to(&mut self, fork: Lsn) {
+        self.reclaim.useless = self.reclaim.useless.map(|lsn| lsn.min(fork));
+        self.reclaim.doubtful = None;
+    }
+
+    /// The newest record that could not be read back, and when that was.
+    pub(super) fn lost_record(&self) -> Option<(Lsn, Time)> {
+        self.reclaim.lost
+    }
+
+    /// Begins well before the ring is full, and frees enough for a while (L5). What cannot be read back goes at once: whoever
+    /// needs it then gets the contents of what changed.
     pub(super) fn poll_reclaim(&mut self) {
         let size = self.log.size();
-        if self.reclaim.writing > 0 || self.reclaim.failed || self.fault.is_some() || self.log.held() <= size / 2 {
+        self.reclaim.useless = self.reclaim.useless.filter(|useless| *useless >= self.log.from());
+        let useless = self.reclaim.useless;
+        let is_time = self.log.held() > size / 2 || useless.is_some();
+        if self.reclaim.writing > 0 || self.reclaim.failed || self.fault.is_some() || !is_time {
             return;
         }
         let checkpointed = self.superblock.checkpoint();
@@ -161,7 +196,7 @@ impl Node {
         let mut last = Lsn(0);
         for unit in self.log.units() {
             let freed = unit.end - self.log.tail().address;
-            let enough = last > Lsn(0) && held - freed < size / 3;
+            let enough = last > Lsn(0) && held - freed < size / 3 && useless.is_none_or(|lsn| last >= lsn);
             if unit.last > checkpointed || enough {
                 break;
             }
@@ -243,7 +278,7 @@ impl Node {
 
     /// The log begins anew after `position`: what it held is in no list, so that whoever is older will be compared in full (B2).
     pub(super) fn log_restarts_at(&mut self, position: Lsn) {
-        self.reclaim.up_to = None;
+        (self.reclaim.up_to, self.reclaim.useless) = (None, None);
         for bitmap in &mut self.bitmaps {
             bitmap.from = bitmap.from.max(position);
         }

@@ -11,6 +11,8 @@ use super::types::*;
 use std::collections::BTreeSet;
 
 mod claim;
+mod resume;
+mod settle;
 mod switchover;
 
 /// A demotion or switchover that takes longer is given up waiting for.
@@ -40,6 +42,8 @@ enum Kind {
         opening: Box<Charter>,
         unanswered: BTreeSet<NodeId>,
         fetching: Option<NodeId>,
+        /// What an active had said is committed.
+        committed: Lsn,
     },
     /// Waits for the members, then releases.
     Demote { to: Option<NodeId>, forced: bool, released: bool },
@@ -110,6 +114,9 @@ impl Node {
             return Err(Refusal::AlreadyActive { node: self.cfg.my_name().to_string() });
         }
         let off = off.iter().map(|name| self.node_called(name)).collect::<Result<Vec<NodeId>, Refusal>>()?;
+        if off.contains(&self.cfg.me) {
+            return Err(Refusal::OffItself { node: self.cfg.my_name().to_string() });
+        }
         let gave_up = self.guard_promotion(forced, &off)?;
         self.may_resume = false;
         let opening = self.opening_charter(forced, &off);
@@ -125,8 +132,8 @@ impl Node {
                 _ => {}
             }
         }
-        let kind =
-            Kind::Promote { forced, gave_up, before: None, opening: Box::new(opening), unanswered, fetching: None };
+        let (opening, committed) = (Box::new(opening), self.committed);
+        let kind = Kind::Promote { forced, gave_up, before: None, opening, unanswered, fetching: None, committed };
         self.operation = Some(Operation { id, kind, since: self.now, contradicted: None });
         Ok(())
     }
@@ -155,6 +162,7 @@ impl Node {
             let Some(hello) = peer.hello.as_ref().filter(|_| peer.is_greeted()) else {
                 if !off.contains(&node) {
                     self.check_last_word(node, forced)?;
+                    self.check_claimed_lately(node, forced)?;
                 }
                 if forced && off.contains(&node) && self.may_have_gone_on(node) {
                     gave_up.push(format!(
@@ -221,6 +229,16 @@ impl Node {
         let lately = peer.refused_at.is_some_and(|at| self.now.since_us(at) < REFUSED_LATELY_MS * 1000);
         if lately && hello.role == Role::Active {
             return Err(Refusal::PeerIsActive { peer: name, me: self.cfg.my_name().to_string() });
+        }
+        Ok(())
+    }
+
+    /// A node that this one has let be promoted ends its sessions once it is, and for a moment nothing is heard of it.
+    fn check_claimed_lately(&self, node: NodeId, forced: bool) -> Result<(), Refusal> {
+        let (peer, name) = (&self.peers[node.0 as usize], self.cfg.name(node));
+        let lately = peer.down_since.is_some_and(|at| self.now.since_us(at) < REFUSED_LATELY_MS * 1000);
+        if !forced && lately && self.pledge.as_deref() == Some(name) {
+            return Err(Refusal::Claimed { peer: name.to_string() });
         }
         Ok(())
     }
@@ -293,89 +311,10 @@ impl Node {
         }
     }
 
-    /// A restarted active goes on by itself where its own charter says that it alone was in sync, or once every member listed
-    /// has answered that it follows nobody newer and holds nothing more (C9, C5).
-    fn poll_resume(&mut self) {
-        if !self.may_resume || self.operation.is_some() || self.fault.is_some() || self.stage != Stage::Passive {
-            return;
-        }
-        let me = self.cfg.my_name();
-        let others: Vec<NodeId> =
-            self.charter.in_sync.iter().filter(|m| m.node != me).filter_map(|m| self.cfg.find(&m.node)).collect();
-        let everyone_said_hello = self.cfg.peers().all(|n| self.peers[n.0 as usize].is_greeted());
-        if self.now < self.resume_at && !everyone_said_hello {
-            return;
-        }
-        let contradicted = self.peers.iter().filter(|p| p.is_greeted()).filter_map(|p| p.hello.as_ref()).any(|h| {
-            h.charter.newer_than(&self.charter) || h.charter.conflicts_with(&self.charter) && h.charter.generation.0 > 0
-        });
-        if contradicted {
-            self.may_resume = false;
-            return;
-        }
-        if self.pledge.is_some() {
-            return;
-        }
-        let agreed = others.iter().all(|n| {
-            let peer = &self.peers[n.0 as usize];
-            let hello = peer.hello.as_ref().filter(|_| matches!(peer.link, Link::Idle(_)));
-            hello.is_some_and(|h| {
-                h.role == Role::Passive
-                    && !h.charter.newer_than(&self.charter)
-                    && (self.ahead_of_me(*n, h).is_none() || self.can_fetch_from(*n, h))
-            })
-        });
-        if agreed {
-            self.may_resume = false;
-            // The guard has the same view; if it refuses, the operator decides.
-            let _ = self.begin_promote(None, false, &[]);
-        }
-    }
-
-    /// All that is held is made durable, then the term may be opened (L1).
-    fn settle_to_open(&mut self) {
-        if self.rollback.is_none() && self.log.is_settled() && self.store.is_resting() {
-            return self.open_term();
-        }
-        let end = self.log.end();
-        self.log.want_durable(end);
-        self.commit_what_members_hold();
-        if self.is_out_of_room() {
-            let last = self.log.written().0;
-            let records = end.0 - last;
-            let holds = |n: &NodeId| self.peers[n.0 as usize].hello.as_ref().is_some_and(|h| h.received >= end);
-            let peers = self.cfg.peers().filter(holds).map(|n| self.cfg.name(n).to_string()).collect();
-            self.give_up_claim(Refusal::NoRoom { records, last, peers });
-        }
-    }
-
-    /// The ring is full, and nothing is under way that would free any of it.
-    fn is_out_of_room(&self) -> bool {
-        let resting = self.store.is_resting() && self.superblock.is_settled() && !self.log.is_busy();
-        let all_applied = self.store.applied() >= self.committed.min(self.log.durable());
-        resting && all_applied && self.log.is_full() && !self.is_reclaiming()
-    }
-
-    /// Committed is what is durable here and on each member (S1). There is no active to say so: the members' own words count, and free
-    /// a ring that is full of what has been committed long since.
-    fn commit_what_members_hold(&mut self) {
-        let Some(Operation { kind: Kind::Promote { opening, .. }, .. }) = &self.operation else { return };
-        let mut committed = self.log.durable();
-        for member in opening.in_sync.iter().filter(|m| m.node != self.cfg.my_name()) {
-            let peer = self.cfg.find(&member.node).map(|n| &self.peers[n.0 as usize]);
-            let hello = peer.filter(|p| matches!(p.link, Link::Idle(_))).and_then(|p| p.hello.as_ref());
-            let Some(hello) = hello.filter(|h| h.gap.is_none()) else { return };
-            match self.lineage.relation(self.log.end(), &hello.lineage, hello.durable) {
-                Relation::Common { fork } => committed = committed.min(fork),
-                Relation::Unrelated => return,
-            }
-        }
-        self.committed = self.committed.max(committed);
-    }
-
-    /// The log has settled.
+    /// All that is held is durable: the term may be opened (L1).
     fn open_term(&mut self) {
         let id = TermId(self.draw_id());
+        let former = self.charter.active.as_deref().and_then(|name| self.cfg.find(name));
         let Some(Operation { kind: Kind::Promote { before, opening, .. }, .. }) = &mut self.operation else { return };
         let end = self.log.end();
         *before = Some(Box::new(Before {
@@ -389,7 +328,15 @@ impl Node {
         self.committed = self.committed.min(end);
         self.superblock.clear_log_errors();
         for peer in &mut self.peers {
+            peer.heard = peer.heard.max(peer.known).min(end);
             peer.forget_positions();
+        }
+        if let Some(former) = former.filter(|n| *n != self.cfg.me) {
+            // All that this node holds came from it, unless it has said otherwise.
+            let former = &mut self.peers[former.0 as usize];
+            if !former.is_greeted() {
+                former.heard = end;
+            }
         }
         self.persist(Then::TermOpened);
     }
@@ -414,14 +361,15 @@ impl Node {
             self.take_back_term();
             return self.give_up_claim(why);
         }
-        let Some(Operation { id, kind: Kind::Promote { forced, gave_up, .. }, .. }) = self.operation.take() else {
+        let Some(Operation { id, kind: Kind::Promote { forced, gave_up, committed, .. }, .. }) = self.operation.take()
+        else {
             return;
         };
         // Opened just before this state was written.
         let term = *self.lineage.last().expect("an opened term");
         self.set_stage(Stage::Active);
         // What the members of the in-sync set may lack has not completed: a read of it waits for them, or for their drop (S2).
-        let shared = self.committed.min(self.log.end()).min(self.shared_with_members());
+        let shared = self.committed.min(committed).min(self.log.end()).min(self.shared_with_members());
         let dropped = self.clients.reset(shared, self.log.end());
         self.clients.are_in_stores(self.store.applied());
         debug_assert!(dropped.is_empty(), "a passive has no clients");

@@ -5,13 +5,9 @@ use super::links::MAX_BACKOFF_MS;
 use super::node::Node;
 use super::notice::{Notice, Refusal};
 use super::peer::Link;
+use super::split_brain;
 use super::superblock::Then;
 use super::types::*;
-
-/// Why an active does not go on that meets a node which has seen a later promotion by force (C8).
-pub(super) fn outvoted_words(peer: &str) -> String {
-    format!("{peer} knows of a later promotion by force: demote this node with --force")
-}
 
 /// Whether `passive` may follow `active`, by what both say of themselves: none that, as the passive has durably seen, another
 /// promotion has overtaken (C7, C8). Versions of one promotion's charter are all its active's own, and do not matter here.
@@ -21,20 +17,14 @@ pub(super) fn may_follow(passive: &Hello, active: &Hello) -> Result<(), String> 
         return Ok(()); // It holds nothing that another decision could touch.
     }
     if passive.charter.generation.0 > active.charter.generation.0 {
-        return Err(format!("another node was promoted by force since {name} was: demote {name} with --force"));
+        return Err(split_brain::replaced(name));
     }
     if active.charter.conflicts_with(&passive.charter) {
-        return Err(format!(
-            "{name} and the active that {} followed were each promoted by force while the other was taken for dead: decide \
-             whose data is to be kept, and promote that node with --force",
-            passive.node
-        ));
+        return Err(split_brain::conflict(name, &passive.node));
     }
     if passive.charter.overtakes(&active.charter) {
-        let by = passive.charter.active.as_deref().or(passive.charter.heir.as_deref()).unwrap_or("another node");
-        return Err(format!(
-            "{name} does not know that {by} was promoted after it was: let them meet, or demote {name}"
-        ));
+        let by = passive.charter.active.as_deref().or(passive.charter.heir.as_deref());
+        return Err(split_brain::overtaken(name, by.unwrap_or("another node")));
     }
     Ok(())
 }
@@ -100,10 +90,7 @@ impl Node {
             *n != node && matches!(peer.link, Link::Target(_)) && !peer.hello.as_deref().is_some_and(left)
         };
         if let Some(other) = self.cfg.peers().find(followed) {
-            let other = self.cfg.name(other);
-            return Err(format!(
-                "{name} is active, and so is {other} (split brain): demote the one whose writes are to be set aside"
-            ));
+            return Err(split_brain::two_actives(self.cfg.name(other), name));
         }
         may_follow(&self.my_hello(), hello)
     }
@@ -143,6 +130,7 @@ impl Node {
         self.pledge = Some(peer.clone());
         self.persist(Then::Nothing);
         self.set_suspended(true, "another node was promoted by force since: demote this one");
-        self.refuse(node, outvoted_words(&peer));
+        let me = self.cfg.my_name().to_string();
+        self.refuse(node, split_brain::outvoted(&me, &peer));
     }
 }

@@ -75,8 +75,12 @@ pub fn config(me: u8) -> NodeConfig {
     }
 }
 
-fn fresh(me: u8) -> Node {
-    let (config, mut disk) = (config(me), Memory::default());
+pub fn fresh(me: u8) -> Node {
+    node_of(config(me))
+}
+
+pub fn node_of(config: NodeConfig) -> Node {
+    let (me, mut disk) = (config.me.0, Memory::default());
     disk.part(Part::Log, config.log_size);
     disk.part(Part::Store(VolumeId(0)), 1 << 20);
     let ids = FormatIds { log_stream: u128::from(me) + 10, history_stream: u128::from(me) + 20 };

@@ -99,6 +99,15 @@ impl Node {
                 since_s: Some(now.since_us(trouble.since) as f64 / 1e6),
             });
         }
+        if let Some((lsn, found)) = self.lost_record() {
+            problems.push(Problem {
+                part: "log".into(),
+                what: format!("record {} could not be read back: a peer that needed it gets a resync instead", lsn.0),
+                remedy: "nothing is lost; look after the disk that holds the log, and replace it if this comes again"
+                    .into(),
+                since_s: Some(now.since_us(found) as f64 / 1e6),
+            });
+        }
         let remedy = match self.troubles.0.contains_key("store") {
             true => "see the store: there is room again once it has taken what waits for it",
             false => {

@@ -22,6 +22,9 @@ use std::time::Duration;
 /// At the end, answers that are under way are waited for so long.
 const STOPPING_MS: u64 = 3000;
 
+/// What actions bring about at once (a read from the page cache) is answered in the same round; what follows from that waits for the next.
+const PASSES: u32 = 2;
+
 /// A deadline of the core that is always over already would make the loop spin: then it sleeps so long.
 const BREATH: Duration = Duration::from_millis(1);
 
@@ -145,7 +148,11 @@ impl<E: Engine> Loop<E> {
                 self.io_in_flight += 1;
                 self.queued.push((job, op));
             }
-            Step::Done(id, result) => self.hub.events.push_back(Event::IoDone { id, result }),
+            Step::Done(id, result) => {
+                #[cfg(test)]
+                self.disk.recorder.done(id);
+                self.hub.events.push_back(Event::IoDone { id, result });
+            }
         }
     }
 
@@ -154,13 +161,17 @@ impl<E: Engine> Loop<E> {
         let now = self.hub.now;
         self.peers.tick(&mut self.hub);
         self.clients.tick(&mut self.hub);
-        // What the actions below bring about at once waits for the next round.
-        for event in std::mem::take(&mut self.hub.events) {
-            self.engine.handle(now, event);
-        }
-        self.engine.poll(now);
-        while let Some(action) = self.engine.next_action() {
-            self.act(action);
+        for pass in 0..PASSES {
+            if pass > 0 && self.hub.events.is_empty() {
+                break;
+            }
+            for event in std::mem::take(&mut self.hub.events) {
+                self.engine.handle(now, event);
+            }
+            self.engine.poll(now);
+            while let Some(action) = self.engine.next_action() {
+                self.act(action);
+            }
         }
         self.clients.set_open(self.engine.accepts_writes() && self.stopping.is_none());
         self.clients.resume(&mut self.hub);
@@ -237,6 +248,12 @@ impl<E: Engine> Loop<E> {
                 if let Some(Value::Object(peer)) = listed.and_then(|l| l.iter_mut().find(named)) {
                     peer.insert("sent_bytes".into(), sent.into());
                     peer.insert("wire_bytes".into(), wire.into());
+                }
+            }
+            for (name, why) in self.peers.failures() {
+                let listed = fields.get_mut("peers").and_then(Value::as_array_mut);
+                if let Some(Value::Object(peer)) = listed.and_then(|l| l.iter_mut().find(|p| p["name"] == name)) {
+                    peer.insert("dial_error".into(), why.into());
                 }
             }
             fields.insert("clients".into(), self.clients.count().into());

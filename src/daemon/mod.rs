@@ -14,6 +14,8 @@
 //! | `process` | signals, limits, the service manager |
 
 mod clients;
+#[cfg(test)]
+mod crash_tests;
 mod create;
 pub mod disk;
 mod engine;
@@ -34,7 +36,7 @@ pub use create::create;
 pub use handle::{LoopHandle, Request};
 pub use journal::{Happening, rfc3339};
 
-use crate::config::Settings;
+use crate::config::{Settings, StoreIo};
 use crate::control::{ControlError, Server};
 use crate::core::{Incarnation, Node, RecoveryError, recovery};
 use disk::{Disk, DiskError, IoMode};
@@ -46,6 +48,7 @@ use peers::Peers;
 use ring::{Ring, RingError};
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Why a daemon does not start, or ended by itself.
@@ -112,13 +115,15 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     let (handle, requests) = handle::channel().map_err(system("make an event descriptor"))?;
     let signal = process::signals().map_err(system("handle signals"))?;
     let recovered = recovery::recover(&settings.node, &mut disk)?;
+    let asked_for = |path: &Path| settings.store_io == StoreIo::Buffered && settings.stores.iter().any(|s| s == path);
+    let unasked: Vec<String> = disk
+        .modes()
+        .filter(|(path, mode)| *mode == IoMode::Buffered && !asked_for(path))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
     let engine = Node::new(settings.node, recovered, hub.now);
     let mut pieces = Pieces { hub, engine, disk, peers, clients, requests, signal };
-    for (path, mode) in pieces.disk.modes() {
-        if mode == IoMode::Buffered {
-            pieces.hub.journal.note(&Happening::BufferedIo { path: path.display().to_string() });
-        }
-    }
+    unasked.into_iter().for_each(|path| pieces.hub.journal.note(&Happening::BufferedIo { path }));
     Ok((Loop::new(pieces), handle))
 }
 

@@ -49,6 +49,7 @@ pub fn settings(dir: &Path, me: &str) -> Settings {
         dir: dir.to_owned(),
         log: dir.join("log"),
         stores: vec![dir.join("disk0"), dir.join("disk1")],
+        store_io: crate::config::StoreIo::Direct,
         listen: loopback,
         peers: vec![PeerSettings { node: other, address: loopback, compress: false }],
         nbd: vec![],

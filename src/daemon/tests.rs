@@ -17,7 +17,7 @@ fn free_address() -> std::net::SocketAddr {
 }
 
 /// The settings of both nodes, each with a folder of its own.
-fn pair(dir: &Path) -> [Settings; 2] {
+pub(super) fn pair(dir: &Path) -> [Settings; 2] {
     let mut both = ["alpha", "beta"].map(|name| {
         let mut settings = settings(&dir.join(name), name);
         settings.nbd = vec![NbdListen::Unix(dir.join(name).join("nbd.sock"))];
@@ -31,13 +31,13 @@ fn pair(dir: &Path) -> [Settings; 2] {
     both
 }
 
-struct Daemon {
+pub(super) struct Daemon {
     settings: Settings,
     thread: Option<JoinHandle<Result<(), DaemonError>>>,
 }
 
 impl Daemon {
-    fn start(settings: &Settings) -> Daemon {
+    pub(super) fn start(settings: &Settings) -> Daemon {
         let own = settings.clone();
         let thread = std::thread::spawn(move || run(own));
         let daemon = Daemon { settings: settings.clone(), thread: Some(thread) };
@@ -49,22 +49,22 @@ impl Daemon {
         Client::connect(&self.settings.control).unwrap()
     }
 
-    fn status(&self) -> Value {
+    pub(super) fn status(&self) -> Value {
         self.control().status().unwrap()
     }
 
-    fn client(&self, export: &str) -> NbdClient {
+    pub(super) fn client(&self, export: &str) -> NbdClient {
         let NbdListen::Unix(path) = &self.settings.nbd[0] else { panic!("a unix socket") };
         NbdClient::connect(path, export).unwrap()
     }
 
-    fn stop(mut self) -> Result<(), DaemonError> {
+    pub(super) fn stop(mut self) -> Result<(), DaemonError> {
         self.control().stop().unwrap();
         self.thread.take().unwrap().join().unwrap()
     }
 }
 
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+pub(super) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
@@ -72,11 +72,11 @@ fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn in_sync(daemon: &Daemon) -> usize {
+pub(super) fn in_sync(daemon: &Daemon) -> usize {
     daemon.status()["in_sync"].as_array().map_or(0, Vec::len)
 }
 
-fn promote(daemon: &Daemon, force: bool) {
+pub(super) fn promote(daemon: &Daemon, force: bool) {
     let off = vec![];
     let mut last = String::new();
     eventually("it is promoted", || {

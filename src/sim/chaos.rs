@@ -5,10 +5,10 @@ use super::brain::Brain;
 use super::disk::{Blocking, Class, DiskMood};
 use super::invariants::{Violation, alone, broken};
 use super::plan::{Trouble, name};
+use super::rot;
 use super::truth::Pos;
 use super::world::{Happening, World};
-use crate::core::{Command, Lsn, NodeId, Part};
-use crate::format::superblock::RING_START;
+use crate::core::{Command, Lsn, NodeId};
 
 impl<B: Brain> World<B> {
     /// One trouble, drawn from the seed's mix; now and then a look at a copy of a disk, and at the resource as a whole.
@@ -140,25 +140,6 @@ impl<B: Brain> World<B> {
         self.later(length, Happening::DiskWell { node });
     }
 
-    /// A sector of a passive's log or lists goes bad, where another node serves: of two that rot nothing might be left.
-    fn rot(&mut self, node: NodeId) {
-        let another_serves = self.active().is_some_and(|active| active != node);
-        if !another_serves || self.slots[node.0 as usize].serves() || self.slots.iter().any(|s| s.rotten) {
-            return;
-        }
-        let all: Vec<NodeId> = self.nodes().collect();
-        let (peer, half) = (self.rng.pick(&all), self.rng.below(2) as u8);
-        let (part, from) = self.rng.pick(&[(Part::Log, RING_START), (Part::Bitmap { peer, half }, 0)]);
-        let size = self.slots[node.0 as usize].disk.size(part);
-        if size > from {
-            let (offset, bits) = (from + self.rng.below(size - from), 1 << self.rng.below(8));
-            let slot = self.slot(node);
-            slot.disk.turn_over(part, offset, bits);
-            slot.rotten = true;
-            self.counts.one("sectors gone bad");
-        }
-    }
-
     /// A node refuses to start from a log that has rotted. Somebody makes it anew where another one serves, and waits for that
     /// otherwise.
     fn refused_to_start(&mut self, node: NodeId) -> Result<(), Violation> {
@@ -204,6 +185,7 @@ impl<B: Brain> World<B> {
         let boot = self.rng.next_u128();
         self.processes += 1;
         let slot = &mut self.slots[node.0 as usize];
+        rot::cure(&mut slot.disk, &std::mem::take(&mut slot.bad_pages));
         // What a passive had in memory is gone; what the active had completed was written.
         let was_active = slot.client.as_ref().is_some_and(|c| c.live);
         match power {
@@ -322,6 +304,7 @@ impl<B: Brain> World<B> {
             return Ok(());
         }
         let mut disk = slot.disk.clone();
+        rot::cure(&mut disk, &slot.bad_pages);
         let power = rng.per_mille(700);
         match power {
             true => disk.power_cut(&mut rng),

@@ -63,10 +63,15 @@ impl<B: Brain> World<B> {
         Ok(())
     }
 
-    /// What an operator does: connects what was disconnected, promotes where nobody serves.
+    /// What an operator does: restarts what an I/O that was begun before has failed, connects what was disconnected, promotes where
+    /// nobody serves.
     fn look_after(&mut self) -> Result<(), Violation> {
         let all: Vec<NodeId> = self.nodes().collect();
         for node in &all {
+            if self.slots[node.0 as usize].brain.as_ref().is_some_and(B::is_faulted) {
+                self.stop(*node, false);
+                self.restart(*node)?;
+            }
             for other in all.iter().filter(|n| *n != node) {
                 self.order(*node, Command::Connect { peer: name(other.0 as usize), dry_run: false })?;
             }

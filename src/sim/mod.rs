@@ -2,7 +2,7 @@
 //!
 //! [`run`] plays one seed. [`world`] holds the nodes, the queue of what is to happen and the way events go in; [`acts`] is what
 //! comes out, [`watch`] what is looked at as nodes step; [`disk`] and [`net`] are what the nodes stand on; [`client`] asks and
-//! judges the answers; [`chaos`] breaks things and [`operator`] gives commands at bad moments; [`healing`] mends all and demands
+//! judges the answers; [`chaos`] and [`rot`] break things and [`operator`] gives commands at bad moments; [`healing`] mends all and demands
 //! progress, [`resolve`] decides what only a person can; [`audit`] verifies; [`truth`] knows what really happened, and
 //! [`invariants`] what must hold.
 
@@ -20,6 +20,7 @@ pub mod plan;
 pub mod report;
 pub mod resolve;
 pub mod rng;
+pub mod rot;
 pub mod run;
 #[cfg(test)]
 mod scenes;

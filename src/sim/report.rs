@@ -6,7 +6,7 @@ use std::fmt;
 
 /// What some seeds of any thousand come to, beside each kind of trouble. One that stays at zero means that the simulator
 /// never got there, and proves nothing about it.
-const EXPECTED: [&str; 48] = [
+const EXPECTED: [&str; 50] = [
     "I/O errors",
     "actives that met a higher generation",
     "damaged frames refused",
@@ -23,6 +23,7 @@ const EXPECTED: [&str; 48] = [
     "notice ImageGivenUp",
     "notice InSync",
     "notice LogOverflow",
+    "notice LogUnreadable",
     "notice OrphansSetAside",
     "notice Promoted",
     "notice Resumed",
@@ -43,6 +44,7 @@ const EXPECTED: [&str; 48] = [
     "refused PeerIsActive",
     "refused Unreachable",
     "requests that failed",
+    "rings gone bad under an active",
     "sectors gone bad",
     "starts refused for damage",
     "stops of serving",

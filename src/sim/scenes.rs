@@ -6,6 +6,8 @@ use super::world::World;
 use crate::core::config::TABLES;
 use crate::core::{Command, Lsn, Mode, Node, NodeId, OnStall, Part, Role, Time, VolumeId};
 
+mod progress;
+
 const ALPHA: NodeId = NodeId(0);
 const BETA: NodeId = NodeId(1);
 const GAMMA: NodeId = NodeId(2);
@@ -66,7 +68,8 @@ impl Scene {
             }
             self.run(20);
         }
-        panic!("it never happens that {what}");
+        let status = self.0.slots.iter().filter_map(|s| s.brain.as_ref()).map(|b| b.status(Time(0)));
+        panic!("it never happens that {what}:\n{}\n{:#?}", self.0.counts, status.collect::<Vec<_>>());
     }
 
     #[track_caller]
@@ -76,6 +79,19 @@ impl Scene {
 
     fn promote(&mut self, node: NodeId) {
         self.order(node, Command::Promote { force: false, off: Vec::new() });
+    }
+
+    /// Clients of a node begin to write.
+    fn load(&mut self, node: NodeId) {
+        self.0.load = true;
+        let (life, lineage) = (self.0.slots[node.0 as usize].life, self.brain(node).lineage());
+        let term = lineage.last().expect("a term").id;
+        self.0.later(1, super::world::Happening::Ask { node, life, term });
+    }
+
+    fn force(&mut self, node: NodeId, off: &[&str]) {
+        let off = off.iter().map(ToString::to_string).collect();
+        self.order(node, Command::Promote { force: true, off });
     }
 
     fn part(&mut self, a: NodeId, b: NodeId) {

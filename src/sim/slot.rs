@@ -6,6 +6,7 @@ use super::disk::SimDisk;
 use super::invariants::isolation::Isolation;
 use super::invariants::order::Order;
 use super::truth::Pos;
+use crate::buf::Payload;
 use crate::core::{Event, NodeId, Time};
 
 /// A node's machine and process.
@@ -48,6 +49,8 @@ pub struct Slot<B> {
     pub impaired: bool,
     /// A sector of its log or lists has gone bad since its process started.
     pub rotten: bool,
+    /// Pages of its ring that have gone bad under it while it served, each as it reads since; a restart finds them well.
+    pub bad_pages: Vec<(u64, Payload)>,
     /// An operator has said that it is off: it stays so.
     pub held: bool,
     /// It was given up by a forced promotion that it has not heard of.

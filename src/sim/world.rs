@@ -191,6 +191,7 @@ impl<B: Brain> World<B> {
             stayed: Vec::new(),
             impaired: false,
             rotten: false,
+            bad_pages: Vec::new(),
             held: false,
             unaware: false,
             given_up_by: None,

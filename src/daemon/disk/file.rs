@@ -1,7 +1,8 @@
 //! One file or block device: how it is opened, and blocking I/O on it.
 
-use super::DiskError;
+use super::{DiskError, cached};
 use crate::buf::{BufMut, Payload};
+use crate::config::StoreIo;
 use crate::core::IoError;
 use crate::daemon::ring::Fd;
 use nix::errno::Errno;
@@ -27,6 +28,9 @@ pub(super) const SECTOR: u64 = 512;
 
 /// Zeros are written in runs of this many bytes where they must be written.
 const ZERO_RUN: usize = 1 << 20;
+
+/// Longer reads go to the ring, cached or not: the loop has other things to do than to copy them.
+const CACHED_READ: u64 = 1 << 20;
 
 /// Attempts at an I/O that is interrupted or told to come again.
 pub(super) const ATTEMPTS: u32 = 100;
@@ -67,8 +71,13 @@ pub struct PartFile {
 }
 
 impl PartFile {
-    /// Opens an existing file or block device. `fixed` is its size, none for a part that grows.
+    /// Opens an existing file or block device, for direct I/O where that can be. `fixed` is its size, none for a part that grows.
     pub fn open(path: &Path, fixed: Option<u64>) -> Result<PartFile, DiskError> {
+        PartFile::open_as(path, fixed, StoreIo::Direct)
+    }
+
+    /// Opens an existing file or block device.
+    pub fn open_as(path: &Path, fixed: Option<u64>, io: StoreIo) -> Result<PartFile, DiskError> {
         let failed = |source: io::Error| match source.raw_os_error() {
             Some(libc::ENOENT) => DiskError::Missing { path: path.to_owned() },
             Some(libc::EBUSY) => DiskError::InUse { path: path.to_owned() },
@@ -86,6 +95,8 @@ impl PartFile {
         let in_memory = fstatfs(&plain).is_ok_and(|s| s.filesystem_type() == TMPFS_MAGIC) && !device;
         let (file, mode) = if in_memory {
             (plain, IoMode::Memory)
+        } else if io == StoreIo::Buffered {
+            (plain, IoMode::Buffered)
         } else {
             // The claim of O_EXCL belongs to the descriptor: it must be given up before the next.
             drop(plain);
@@ -179,6 +190,16 @@ impl PartFile {
             done = next;
         }
         Ok(buf.freeze())
+    }
+
+    /// The same, if all of it is in the page cache: then it costs a copy and no waiting. None where that is not known.
+    pub(super) fn read_cached(&self, offset: u64, length: u64) -> Option<Payload> {
+        if self.mode != IoMode::Buffered || length > CACHED_READ {
+            return None;
+        }
+        let mut buf = BufMut::uninit(length as usize);
+        let n = cached::read(&self.fd, &mut buf, offset)?;
+        (n == buf.len()).then(|| buf.freeze())
     }
 
     /// The file ended at byte `from` of a read.

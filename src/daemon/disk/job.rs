@@ -61,6 +61,11 @@ impl Job {
         if file.mode() == IoMode::Memory {
             return Step::Done(id, at_once(&file, op));
         }
+        if let IoOp::Read { offset, length } = op
+            && let Some(bytes) = file.read_cached(offset, length)
+        {
+            return Step::Done(id, Ok(IoData::Bytes(bytes)));
+        }
         let fd = file.fd().clone();
         let (work, op) = match op {
             IoOp::Read { offset, length } => {

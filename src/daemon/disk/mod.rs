@@ -4,13 +4,17 @@
 //! ([`crate::core::BlockingDisk`]); afterwards the event loop starts an I/O with [`Disk::start`], puts what comes out of it on
 //! the ring, and hands each completion to [`Job::advance`] until the I/O is done.
 //!
-//! Parts are opened for direct I/O. Where a file system has none, they are buffered, and a sync is an fdatasync.
+//! Parts are opened for direct I/O. Where a file system has none, and for stores where the file says so, they are buffered: a sync is an
+//! fdatasync, and what the page cache holds is read at once.
 //! Files in memory (tmpfs) are read and written at once, since a ring would hand each call to a thread.
 
 mod blocking;
+mod cached;
 mod error;
 mod file;
 mod job;
+#[cfg(test)]
+pub mod record;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +22,7 @@ pub use error::DiskError;
 pub use file::{IoMode, LOG_BLOCK, PartFile};
 pub use job::{Job, Step};
 
-use crate::config::Settings;
+use crate::config::{Settings, StoreIo};
 use crate::core::{IoError, IoId, IoOp, Part};
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::BTreeMap;
@@ -39,6 +43,8 @@ pub struct Disk {
     names: Vec<String>,
     parts: BTreeMap<Part, Rc<PartFile>>,
     _locks: Vec<Flock<File>>,
+    #[cfg(test)]
+    pub recorder: record::Recorder,
 }
 
 impl Disk {
@@ -54,18 +60,21 @@ impl Disk {
             names: node.nodes.iter().map(|n| n.name.clone()).collect(),
             parts: BTreeMap::new(),
             _locks: Vec::new(),
+            #[cfg(test)]
+            recorder: record::Recorder::of(&settings.dir),
         };
-        disk.open_fixed(Part::Log, &settings.log, node.log_size, file::LOG_BLOCK)?;
+        disk.open_fixed(Part::Log, &settings.log, node.log_size, file::LOG_BLOCK, StoreIo::Direct)?;
         for (i, (path, volume)) in settings.stores.iter().zip(&node.volumes).enumerate() {
             // Lossless: the configuration allows far fewer volumes.
-            disk.open_fixed(Part::Store(crate::core::VolumeId(i as u16)), path, volume.size, node.block)?;
+            let part = Part::Store(crate::core::VolumeId(i as u16));
+            disk.open_fixed(part, path, volume.size, node.block, settings.store_io)?;
         }
         disk._locks.push(lock_dir(&settings.dir)?);
         Ok(disk)
     }
 
-    fn open_fixed(&mut self, part: Part, path: &Path, size: u64, block: u32) -> Result<(), DiskError> {
-        let part_file = PartFile::open(path, Some(size))?;
+    fn open_fixed(&mut self, part: Part, path: &Path, size: u64, block: u32, io: StoreIo) -> Result<(), DiskError> {
+        let part_file = PartFile::open_as(path, Some(size), io)?;
         part_file.check_size(size)?;
         part_file.check_block(block)?;
         self._locks.push(lock(path, &part_file)?);
@@ -80,6 +89,8 @@ impl Disk {
 
     /// Starts an I/O.
     pub fn start(&mut self, id: IoId, part: Part, op: IoOp) -> Step {
+        #[cfg(test)]
+        self.recorder.issued(id, part, &op);
         let file = match &op {
             IoOp::Write { .. } | IoOp::Reserve { .. } => self.for_writing(part).map(Some),
             _ => self.existing(part),

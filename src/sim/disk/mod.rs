@@ -124,6 +124,11 @@ impl SimDisk {
         self.part(part).turn_over(offset, bits);
     }
 
+    /// What a page of a part reads as.
+    pub fn page(&mut self, part: Part, number: u64) -> Option<Payload> {
+        self.part(part).page(number)
+    }
+
     /// Takes an I/O: its token, and after how many µs it completes.
     ///
     /// # Errors
