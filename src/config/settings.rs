@@ -3,7 +3,7 @@
 use super::address::NbdListen;
 use super::error::ConfigError;
 use super::suggest::nearest;
-use super::{Config, Node};
+use super::{Config, DeviceKind, Node};
 use crate::core::config::TABLES;
 use crate::core::{Incarnation, NodeConfig, NodeId, NodeSpec, VolumeSpec};
 use std::io;
@@ -39,6 +39,10 @@ pub struct Settings {
     pub nbd: Vec<NbdListen>,
     /// The control socket.
     pub control: PathBuf,
+    /// One per volume.
+    pub devices: Vec<DeviceKind>,
+    /// How long a device waits for a daemon that is gone.
+    pub device_wait_ms: u64,
 }
 
 impl Settings {
@@ -61,6 +65,8 @@ impl Settings {
                 .collect(),
             nbd: node.nbd.clone(),
             control: node.control.clone(),
+            devices: node.devices.clone(),
+            device_wait_ms: config.resource.device_wait_ms,
         })
     }
 }

@@ -38,6 +38,8 @@ enum Kind {
         opening: Box<Charter>,
         unanswered: BTreeSet<NodeId>,
         fetching: Option<NodeId>,
+        /// The term that the new one continues (C6).
+        continues: Option<TermId>,
     },
     /// Waits for the members, then releases.
     Demote { to: Option<NodeId>, forced: bool, released: bool },
@@ -115,10 +117,18 @@ impl Node {
                 _ => {}
             }
         }
-        let kind =
-            Kind::Promote { forced, gave_up, opened: false, opening: Box::new(opening), unanswered, fetching: None };
+        let continues = if forced { None } else { self.own_last_term() };
+        let opening = Box::new(opening);
+        let kind = Kind::Promote { forced, gave_up, opened: false, opening, unanswered, fetching: None, continues };
         self.operation = Some(Operation { id, kind, since: self.now, contradicted: None });
         Ok(())
+    }
+
+    /// This node's own last term, if it was the last of all: its charter, which every other node that was promoted would have replaced
+    /// at the members, still says that it is active.
+    fn own_last_term(&self) -> Option<TermId> {
+        let mine = self.charter.active.as_deref() == Some(self.cfg.my_name());
+        self.lineage.last().filter(|_| mine).map(|t| t.id)
     }
 
     /// What this node will hold once it is active. The members stay: they acknowledge in the new term, or are dropped (C3, C4).
@@ -505,7 +515,8 @@ impl Node {
         if let Some(why) = contradicted {
             return self.give_up_claim(why);
         }
-        let Some(Operation { id, kind: Kind::Promote { forced, gave_up, .. }, .. }) = self.operation.take() else {
+        let Some(Operation { id, kind: Kind::Promote { forced, gave_up, continues, .. }, .. }) = self.operation.take()
+        else {
             return;
         };
         // Opened just before this state was written.
@@ -523,7 +534,7 @@ impl Node {
         }
         self.notice(Notice::TermOpened { number: term.number, id: format!("{:?}", term.id), first: term.first.0 });
         self.notice(Notice::Promoted { forced, gave_up: gave_up.clone() });
-        self.act(Action::Serve { term: term.id });
+        self.act(Action::Serve { term: term.id, continues });
         let text = match gave_up.as_str() {
             "" => format!("{} is active, term {}", self.cfg.my_name(), term.number),
             lost => format!("{} is active, term {}; given up: {lost}", self.cfg.my_name(), term.number),

@@ -1,5 +1,7 @@
 //! How other threads reach the loop's.
 
+use super::devices::Devices;
+use super::journal::Happening;
 use crate::control::Backend;
 use crate::core::Command;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -23,6 +25,10 @@ pub enum Request {
     /// Events from now on.
     Subscribe {
         reply: Sender<Receiver<String>>,
+    },
+    /// Write an event.
+    Note {
+        happening: Happening,
     },
     Stop,
 }

@@ -15,6 +15,7 @@
 
 mod clients;
 mod create;
+mod devices;
 pub mod disk;
 mod engine;
 mod event_loop;
@@ -25,6 +26,7 @@ mod net;
 mod peers;
 mod process;
 pub mod ring;
+mod tenure;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

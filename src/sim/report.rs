@@ -6,7 +6,7 @@ use std::fmt;
 
 /// What some seeds of any thousand come to, beside each kind of trouble. One that stays at zero means that the simulator
 /// never got there, and proves nothing about it.
-const EXPECTED: [&str; 48] = [
+const EXPECTED: [&str; 49] = [
     "I/O errors",
     "actives that met a higher generation",
     "damaged frames refused",
@@ -48,6 +48,7 @@ const EXPECTED: [&str; 48] = [
     "stops of serving",
     "terms opened",
     "terms opened by force",
+    "terms that continue another",
     "worlds of durable writes",
     "worlds of five nodes",
     "worlds of small blocks",
