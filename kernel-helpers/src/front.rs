@@ -28,6 +28,16 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Bytes that travel with it, to the volume or back.
+    pub fn payload(&self) -> usize {
+        match self {
+            Op::Read { length, .. } | Op::Write { length, .. } => *length as usize,
+            _ => 0,
+        }
+    }
+}
+
 /// One request of the kernel. Until it is answered it holds the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -59,7 +69,13 @@ pub trait Front {
     /// [`io::ErrorKind::NotConnected`] where the device is gone, and nothing will come any more.
     fn next(&mut self) -> io::Result<Option<Request>>;
 
-    /// The data of a write, or what a read is to be answered with: as long as the request says.
+    /// Whether a request more could be taken.
+    fn has_room(&self) -> bool;
+
+    /// The data of a write, as long as the request says.
+    fn data(&self, slot: u16) -> &[u8];
+
+    /// What a read is to be answered with, as long as the request says.
     fn buffer(&mut self, slot: u16) -> &mut [u8];
 
     /// Answers a request, or fails it with an errno. Its slot is free again.

@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod daemon_calls;
+mod devices;
 pub(crate) mod events;
 mod forecast;
 mod log;

@@ -40,6 +40,7 @@ use crate::config::Settings;
 use crate::control::{ControlError, Server};
 use crate::core::{Incarnation, Node, RecoveryError, recovery};
 use disk::{Disk, DiskError, IoMode};
+use devices::Devices;
 use event_loop::{Loop, Pieces};
 use hub::Hub;
 use journal::Journal;
@@ -49,6 +50,7 @@ use ring::{Ring, RingError};
 use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
+use tenure::Tenure;
 
 /// Why a daemon does not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -111,11 +113,14 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     let peers = once_free(|| Peers::new(&settings).map_err(DaemonError::Peers))?;
     let clients = once_free(|| clients::Clients::new(&settings).map_err(DaemonError::Nbd))?;
     let hub = Hub { ring: Ring::new()?, events: VecDeque::new(), journal: Journal::new(), now: event_loop::now() };
-    let (handle, requests) = handle::channel().map_err(system("make an event descriptor"))?;
+    let (devices, waiting) = Devices::new(&settings);
+    let (handle, requests) = handle::channel(devices.clone()).map_err(system("make an event descriptor"))?;
     let signal = process::signals().map_err(system("handle signals"))?;
     let recovered = recovery::recover(&settings.node, &mut disk)?;
     let engine = Node::new(settings.node, recovered, hub.now);
-    let mut pieces = Pieces { hub, engine, disk, peers, clients, requests, signal };
+    let tenure = Tenure::open(&settings.dir);
+    waiting.start(handle.clone()).map_err(system("start a thread"))?;
+    let mut pieces = Pieces { hub, engine, disk, peers, clients, tenure, devices, requests, signal };
     for (path, mode) in pieces.disk.modes() {
         if mode == IoMode::Buffered {
             pieces.hub.journal.note(&Happening::BufferedIo { path: path.display().to_string() });

@@ -234,12 +234,18 @@ impl Front for Fuse {
         Ok(None)
     }
 
+    fn has_room(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    fn data(&self, slot: u16) -> &[u8] {
+        let slot = &self.slots[usize::from(slot)];
+        &slot.buffer[BEFORE_DATA..][..slot.op.payload()]
+    }
+
     fn buffer(&mut self, slot: u16) -> &mut [u8] {
         let slot = &mut self.slots[usize::from(slot)];
-        match slot.op {
-            Op::Read { length, .. } | Op::Write { length, .. } => &mut slot.buffer[BEFORE_DATA..][..length as usize],
-            _ => &mut [],
-        }
+        &mut slot.buffer[BEFORE_DATA..][..slot.op.payload()]
     }
 
     fn complete(&mut self, slot: u16, result: Result<(), i32>) -> io::Result<()> {
