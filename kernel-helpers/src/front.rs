@@ -72,6 +72,11 @@ pub trait Front {
     /// Whether a request more could be taken.
     fn has_room(&self) -> bool;
 
+    /// Whether answers wait until [`Front::fd`] takes them.
+    fn wants_to_send(&self) -> bool {
+        false
+    }
+
     /// The data of a write, as long as the request says.
     fn data(&self, slot: u16) -> &[u8];
 

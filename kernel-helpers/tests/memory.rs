@@ -73,7 +73,7 @@ struct Device {
 }
 
 fn device(name: &str, read_only: bool) -> Device {
-    let front = Fuse::new(Shape { size: SIZE, block: 4096, read_only }).unwrap();
+    let front = Fuse::new(Shape { size: SIZE, block: 4096, read_only }, name).unwrap();
     let mount = front.mount().unwrap();
     let server = std::thread::spawn(move || serve(front));
     let file = mount.open(read_only).unwrap();

@@ -239,6 +239,24 @@ Examples:
         #[arg(long)]
         force: bool,
     },
+    /// Say what this machine offers, what is missing, and how to get it
+    ///
+    /// With a FILE also whether the places of this node's parts will do. Exit code 1 if the daemon cannot run here.
+    #[command(after_help = "\
+Examples:
+  understudy doctor
+  understudy doctor data.toml --node alpha --json | jq -r '.findings[] | select(.verdict != \"good\") | .what'")]
+    Doctor {
+        /// The resource's file; a bare name means /etc/understudy/NAME.toml
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+        /// Which node of the file is meant [default: the one called like this host]
+        #[arg(long, value_name = "NODE", requires = "file")]
+        node: Option<String>,
+        /// Print JSON, one object in one line
+        #[arg(long)]
+        json: bool,
+    },
     /// The process that a device belongs to; started by the daemon and by `attach`
     #[command(hide = true)]
     DeviceHelper {

@@ -50,6 +50,7 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
         }
         Command::Attach { target, volume, follow } => devices::attach(&target, &volume, follow, out),
         Command::Detach { target, volume, force } => devices::detach(&target, &volume, force, out),
+        Command::Doctor { file, node, json } => devices::doctor(file.map(|file| Target { file, node }), json, out),
         Command::DeviceHelper { target, volume, kind, tenure } => devices::help(&target, &volume, &kind, &tenure, out),
         Command::Demo { keep, seconds, mode } => {
             let mode = if mode == "async" { Mode::Async } else { Mode::Sync };

@@ -8,7 +8,7 @@ use crate::core::TermId;
 use crate::device::asking::{Ask, AskError, ask};
 use crate::device::helper::{self, Job};
 use crate::device::launch::Wanted;
-use crate::device::{device_name, link, record};
+use crate::device::{device_name, doctor, link, record};
 use anyhow::{anyhow, bail};
 use serde_json::Value;
 use std::io::Write;
@@ -148,6 +148,15 @@ fn detach_one(settings: &Settings, name: &str, force: bool) -> anyhow::Result<St
         Err(AskError::Unreachable(_)) if record::look(name).is_none() => Ok("detached".to_string()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// What this machine offers.
+pub fn doctor(target: Option<Target>, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let settings = target.as_ref().map(settings).transpose()?;
+    let report = doctor::examine(settings.as_ref());
+    let text = if json { format!("{}\n", serde_json::to_string(&report)?) } else { doctor::render(&report) };
+    out.write_all(text.as_bytes())?;
+    if report.is_fit() { Ok(()) } else { bail!("the daemon cannot run here: see what is bad above") }
 }
 
 /// The helper itself.

@@ -123,7 +123,9 @@ fn compress(table: &Table<'_>) -> Result<Option<bool>, ConfigError> {
 
 fn device(table: &Table<'_>) -> Result<Option<DeviceKind>, ConfigError> {
     use DeviceKind::*;
-    let kind = |v: super::reader::Value<'_>| v.choice(&["auto", "ublk", "nbd", "fuse", "none"], &[Auto, Ublk, Nbd, Fuse, None]);
+    let kind = |v: super::reader::Value<'_>| {
+        v.choice(&["auto", "ublk", "nbd", "fuse", "none"], &[Auto, Ublk, Nbd, Fuse, None])
+    };
     table.get("device").map(kind).transpose()
 }
 

@@ -25,10 +25,15 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// What the thread is told.
 pub enum DeviceOrder {
     /// This node is active, in this tenure.
-    Serve { tenure: TermId },
+    Serve {
+        tenure: TermId,
+    },
     StopServing,
     /// Take the devices down for good, if nobody uses them, or with force; what came of it.
-    TakeDown { force: bool, reply: Sender<Result<(), String>> },
+    TakeDown {
+        force: bool,
+        reply: Sender<Result<(), String>>,
+    },
     /// That came to nothing: make them again.
     PutUp,
 }
@@ -86,7 +91,8 @@ impl Waiting {
     /// Where the system has no thread to give.
     pub fn start(self, events: LoopHandle) -> std::io::Result<()> {
         let Waiting { orders, wanted, names, node } = self;
-        let mut keeper = Keeper { wanted, names, node, events, tenure: None, states: BTreeMap::new(), children: Vec::new() };
+        let mut keeper =
+            Keeper { wanted, names, node, events, tenure: None, states: BTreeMap::new(), children: Vec::new() };
         let body = move || keeper.run(&orders);
         std::thread::Builder::new().name("devices".into()).stack_size(256 << 10).spawn(body).map(drop)
     }
@@ -96,7 +102,10 @@ impl Waiting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// To be made, after so many looks; the pause after the next failure.
-    Wanted { in_looks: u32, pause: u32 },
+    Wanted {
+        in_looks: u32,
+        pause: u32,
+    },
     Up,
     /// Taken down by the operator: left alone.
     Left,
@@ -145,12 +154,12 @@ impl Keeper {
             }
             DeviceOrder::TakeDown { force, reply } => {
                 let result = self.take_down(force);
-                if result.is_err() {
-                    self.want_all();
+                if result.is_err() && self.tenure.is_some() {
+                    self.want_lost();
                 }
                 let _ = reply.send(result);
             }
-            DeviceOrder::PutUp if self.tenure.is_some() => self.want_all(),
+            DeviceOrder::PutUp if self.tenure.is_some() => self.want_lost(),
             DeviceOrder::PutUp => {}
         }
     }
@@ -158,6 +167,13 @@ impl Keeper {
     fn want_all(&mut self) {
         let fresh = State::Wanted { in_looks: 0, pause: RETRY[0] };
         self.states = self.wanted.iter().map(|w| (w.name(), fresh)).collect();
+    }
+
+    /// All that are not there are to be made again.
+    fn want_lost(&mut self) {
+        let lives = |name: &str| record::look(name).is_some_and(|f| f.alive);
+        self.want_all();
+        self.states.iter_mut().filter(|(name, _)| lives(name)).for_each(|(_, state)| *state = State::Up);
     }
 
     fn look(&mut self) {

@@ -3,8 +3,8 @@
 use super::fenced_name;
 use crate::control::{Client as Control, ControlError};
 use crate::core::TermId;
-use crate::nbd_client::negotiate::{self, Export};
 use crate::nbd_client::NbdError;
+use crate::nbd_client::negotiate::{self, Export};
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -41,10 +41,7 @@ impl Target {
     }
 
     fn connect(&self) -> Result<(UnixStream, Export), NbdError> {
-        let failed = |source| NbdError::Connect {
-            address: crate::nbd_client::Address::Unix(self.nbd.clone()),
-            source,
-        };
+        let failed = |source| NbdError::Connect { address: crate::nbd_client::Address::Unix(self.nbd.clone()), source };
         let stream = UnixStream::connect(&self.nbd).map_err(failed)?;
         stream.set_read_timeout(Some(ANSWERS_WITHIN)).map_err(failed)?;
         stream.set_write_timeout(Some(ANSWERS_WITHIN)).map_err(failed)?;

@@ -12,9 +12,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::Arc;
 use understudy_kernel::front::{Front, Request};
 
 /// Requests taken before answers are looked at again.
@@ -137,6 +137,7 @@ impl<F: Front> Engine<F> {
     fn wait(&self) -> io::Result<(bool, bool)> {
         let none = PollFlags::empty();
         let front = if self.front.has_room() { PollFlags::POLLIN } else { none };
+        let front = front | if self.front.wants_to_send() { PollFlags::POLLOUT } else { none };
         let sending = self.wire.as_ref().is_some_and(Wire::is_sending);
         let wire = PollFlags::POLLIN | if sending { PollFlags::POLLOUT } else { none };
         let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.front.fd(), front)];
@@ -148,7 +149,7 @@ impl<F: Front> Engine<F> {
             Err(e) => return Err(e.into()),
         }
         let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
-        Ok((ready(&fds[0]), fds.get(2).is_some_and(|fd| ready(fd))))
+        Ok((ready(&fds[0]), fds.get(2).is_some_and(ready)))
     }
 
     fn obey(&mut self) -> io::Result<()> {

@@ -17,6 +17,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use understudy_kernel::front::Shape;
@@ -90,8 +91,9 @@ impl Job {
 
 /// What the helper waits for.
 enum Event {
-    Heard(Heard),
-    Connected,
+    Heard(usize, Heard),
+    /// This engine.
+    Connected(usize),
     /// The tenure is over, in words.
     Over(String),
     Asked(Ask, UnixStream),
@@ -102,16 +104,19 @@ enum Event {
 struct Helper {
     name: String,
     device: Device,
-    engine: EngineHandle,
+    engines: Vec<EngineHandle>,
     held: Held,
     record: Record,
-    connected: bool,
+    /// By engine.
+    connected: Vec<bool>,
     /// Why it fails for ever.
     failed: Option<String>,
     gone: bool,
+    /// Who is to be told when nothing is left.
+    farewells: Vec<(UnixStream, Result<Value, String>)>,
     events: Receiver<Event>,
     /// Connections that are over go to the thread that makes new ones.
-    lost: Sender<UnixStream>,
+    lost: Sender<(usize, UnixStream)>,
 }
 
 /// Makes the device, says so in one line on `out`, and serves it to its end.
@@ -141,34 +146,54 @@ impl Helper {
         let _ = fs::write("/proc/self/oom_score_adj", "-900");
         let (sender, events) = mpsc::channel();
         signals(&sender).map_err(system("handle signals"))?;
-        let mut held = Held::take(&name)?;
+        // Only ublk lets a device be taken up by another process.
+        let goes_on =
+            |left: &Record| left.kind == DeviceKind::Ublk && (left.kind, &left.tenure) == (record.kind, &record.tenure);
+        let (mut held, left) = Held::take(&name, goes_on)?;
         let (stream, export) = match target.attempt() {
             Attempt::Connected(stream, export) => (stream, export),
-            Attempt::Over(why) => return Err(HelperError::Unserved(why)),
-            Attempt::Not(why) => return Err(HelperError::Unserved(why)),
+            Attempt::Over(why) | Attempt::Not(why) => return Err(HelperError::Unserved(why)),
         };
-        held.write(record.clone())?;
-        let (kind, mark) = (record.kind, record.mark());
+        if left.is_none() {
+            held.write(record.clone())?;
+        }
+        let mut first = Some(stream);
         let heard = sender.clone();
         let plan = Plan {
             shape: shape(&export),
-            mark: &mark,
-            connection: stream,
+            record: &record.clone(),
+            left,
+            connect: &mut || match first.take().map_or_else(|| target.attempt(), |s| Attempt::Connected(s, export)) {
+                Attempt::Connected(stream, _) => Ok(stream),
+                Attempt::Over(why) | Attempt::Not(why) => Err(io::Error::other(why)),
+            },
             // Nobody listens any more once the helper is at its end.
-            heard: Box::new(move |h| drop(heard.send(Event::Heard(h)))),
+            heard: Arc::new(move |engine, h| drop(heard.send(Event::Heard(engine, h)))),
             prepared: &mut |node: &str| {
                 record.device = Some(node.to_string());
                 held.write(record.clone()).map_err(io::Error::other)
             },
         };
-        let (device, engine) = Device::make(kind, plan)?;
-        record.device = Some(device.node());
-        let lost = connector(target, wait, engine.clone(), sender.clone()).map_err(system("start a thread"))?;
+        let (device, engines) = Device::make(plan)?;
+        let lost = connector(target, wait, engines.clone(), sender.clone()).map_err(system("start a thread"))?;
+        let connected = vec![true; engines.len()];
         listen(&name, &dir, &sender).map_err(system("make the socket on which the device's process is asked"))?;
         held.make_link()?;
         // All that is needed is there by now.
         let _ = memory::lock_all();
-        Ok(Helper { name, device, engine, held, record, connected: true, failed: None, gone: false, events, lost })
+        Ok(Helper {
+            name,
+            device,
+            engines,
+            held,
+            record,
+            connected,
+            failed: None,
+            gone: false,
+            farewells: Vec::new(),
+            events,
+            lost,
+        })
     }
 
     fn serve(mut self) {
@@ -183,25 +208,26 @@ impl Helper {
             super::launch::forget_log(&self.name);
         }
         self.held.remove();
+        self.farewells.iter().for_each(|(stream, result)| asking::answer(stream, result));
     }
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Heard(heard) => self.hear(heard),
-            Event::Connected => {
+            Event::Heard(engine, heard) => self.hear(engine, heard),
+            Event::Connected(engine) => {
                 say("connected again");
-                self.connected = true;
+                self.connected[engine] = true;
             }
             Event::Over(why) => self.fail(&why),
             Event::Asked(Ask::Status, stream) => asking::answer(&stream, &Ok(self.status())),
             Event::Asked(Ask::Detach { force }, stream) => {
                 let result = if force { Ok(self.give_up("it was detached by force")) } else { self.detach() };
-                // Names go before the answer does: whoever asked may look at once.
+                // That it is gone is said when it is: whoever asked may look at once.
                 if self.gone {
-                    let _ = fs::remove_file(socket(&self.name));
-                    self.held.remove_names();
+                    self.farewells.push((stream, result));
+                } else {
+                    asking::answer(&stream, &result);
                 }
-                asking::answer(&stream, &result);
             }
             Event::Terminate => match self.detach() {
                 Ok(_) => say("ended by a signal"),
@@ -210,18 +236,18 @@ impl Helper {
         }
     }
 
-    fn hear(&mut self, heard: Heard) {
+    fn hear(&mut self, engine: usize, heard: Heard) {
         match heard {
             Heard::Lost { why, stream } => {
                 say(&format!("the connection to the daemon is lost ({why})"));
-                self.connected = false;
-                let _ = self.lost.send(stream);
+                self.connected[engine] = false;
+                let _ = self.lost.send((engine, stream));
             }
             Heard::Gone => self.gone = true,
             Heard::Broken { why } => {
                 // The engine has closed its end: the kernel fails what is asked from now on.
                 say(&format!("the kernel does not take what it is given: {why}"));
-                let _ = self.device.detach();
+                let _ = self.device.sweep();
                 self.gone = true;
             }
         }
@@ -233,11 +259,19 @@ impl Helper {
             "kind": self.record.kind,
             "tenure": self.record.tenure,
             "node": self.record.node,
-            "connected": self.connected,
-            "under_way": self.engine.under_way(),
+            "connected": self.is_connected(),
+            "under_way": self.under_way(),
             "failed": self.failed,
             "remark": self.device.remark(),
         })
+    }
+
+    fn is_connected(&self) -> bool {
+        self.connected.iter().all(|c| *c)
+    }
+
+    fn under_way(&self) -> usize {
+        self.engines.iter().map(EngineHandle::under_way).sum()
     }
 
     fn users(&self) -> Vec<String> {
@@ -246,8 +280,8 @@ impl Helper {
 
     /// Takes the device down if nobody uses it.
     fn detach(&mut self) -> Result<Value, String> {
-        let under_way = self.engine.under_way();
-        if !self.connected && self.failed.is_none() && under_way > 0 {
+        let under_way = self.under_way();
+        if !self.is_connected() && self.failed.is_none() && under_way > 0 {
             return Err(format!(
                 "{under_way} request(s) wait for the daemon, which is not there: start it, or use --force, which fails them"
             ));
@@ -257,7 +291,8 @@ impl Helper {
             format!("/dev/understudy/{name} is in use: {who}. Unmount or close it first; --force makes it fail")
         };
         let users = self.users();
-        if !users.is_empty() {
+        // A mount that cannot be seen from here holds it, too.
+        if !users.is_empty() || self.device.is_claimed() {
             return Err(in_use(users, &self.name));
         }
         self.device.detach().map_err(|e| format!("the kernel does not take the device down: {e}"))?;
@@ -302,7 +337,7 @@ impl Helper {
         }
         say(&format!("it fails from now on: {why}"));
         self.failed = Some(why.to_string());
-        self.engine.tell(Order::Fail);
+        self.engines.iter().for_each(|e| e.tell(Order::Fail));
         self.held.remove_names();
         if let Err(e) = self.device.detach() {
             say(&format!("the kernel does not take the device down: {e}"));
@@ -323,7 +358,7 @@ fn say(what: &str) {
 /// SIGTERM asks for the end; what is typed at a terminal, and its end, mean nothing.
 fn signals(events: &Sender<Event>) -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let ignored = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ignored = Arc::new(std::sync::atomic::AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT] {
         signal_hook::flag::register(signal, ignored.clone())?;
     }
@@ -364,16 +399,21 @@ fn listen(name: &str, dir: &std::path::Path, events: &Sender<Event>) -> io::Resu
 }
 
 /// The thread that makes a new connection for each that is lost.
-fn connector(target: Target, wait: Duration, engine: EngineHandle, events: Sender<Event>) -> io::Result<Sender<UnixStream>> {
-    let (lost, waiting) = mpsc::channel();
+fn connector(
+    target: Target,
+    wait: Duration,
+    engines: Vec<EngineHandle>,
+    events: Sender<Event>,
+) -> io::Result<Sender<(usize, UnixStream)>> {
+    let (lost, waiting) = mpsc::channel::<(usize, UnixStream)>();
     let body = move || {
-        for stream in waiting {
+        for (engine, stream) in waiting {
             await_end(stream);
             match reconnect(&target, wait) {
                 Ok(stream) => {
                     // Said first: the connection may be lost again at once.
-                    let _ = events.send(Event::Connected);
-                    engine.tell(Order::Connection(stream));
+                    let _ = events.send(Event::Connected(engine));
+                    engines[engine].tell(Order::Connection(stream));
                 }
                 Err(why) => {
                     let _ = events.send(Event::Over(why));

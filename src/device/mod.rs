@@ -17,6 +17,7 @@
 
 pub mod asking;
 mod connect;
+pub mod doctor;
 mod engine;
 pub mod helper;
 mod kind;

@@ -3,6 +3,7 @@
 //! The record is a file of JSON in [`RUN`], locked by the helper for as long as it lives. It is written before anything is made, so that
 //! whatever a dead helper has left is named in it; whoever finds a record that nobody has locked cleans up.
 
+use super::kind::Device;
 use super::{LINKS, RUN, device_name};
 use crate::config::DeviceKind;
 use nix::fcntl::{Flock, FlockArg};
@@ -11,7 +12,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use understudy_kernel::loopdev::Loop;
 
 /// What a helper has made, or is about to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,12 @@ impl Record {
         format!("understudy {} {}", self.tenure, self.name())
     }
 
+    /// The same as a number, which is all that some kinds of devices keep.
+    pub fn number(&self) -> u64 {
+        let bytes = self.mark();
+        u64::from(crc32fast::hash(bytes.as_bytes())) << 32 | u64::from(crc32fast::hash(self.tenure.as_bytes()))
+    }
+
     fn link(&self) -> PathBuf {
         Path::new(LINKS).join(self.name())
     }
@@ -57,13 +63,7 @@ impl Record {
     fn sweep(&self) -> io::Result<()> {
         self.remove_names();
         let _ = fs::remove_file(socket(&self.name()));
-        match &self.device {
-            Some(device) if self.kind == DeviceKind::Fuse => match Loop::find(device, &self.mark()) {
-                Some(left) => left.detach(),
-                None => Ok(()),
-            },
-            _ => Ok(()),
-        }
+        Device::find(self).map_or(Ok(()), |left| left.sweep())
     }
 }
 
@@ -102,11 +102,11 @@ pub struct Held {
 }
 
 impl Held {
-    /// Takes the record of a device, having cleaned up behind a dead helper.
+    /// Takes the record of a device. Of what a dead helper has left `keep` decides: it stays, and is given back, or it is taken apart.
     ///
     /// # Errors
     /// [`RecordError::Busy`] where a helper lives.
-    pub fn take(name: &str) -> Result<Held, RecordError> {
+    pub fn take(name: &str, keep: impl Fn(&Record) -> bool) -> Result<(Held, Option<Record>), RecordError> {
         let make = |folder: &Path| fs::DirBuilder::new().recursive(true).mode(0o755).create(folder);
         for folder in [Path::new(RUN), &Path::new(RUN).join("udev"), Path::new(LINKS)] {
             make(folder).map_err(io_error("make", folder))?;
@@ -127,17 +127,17 @@ impl Held {
             let ours = file.metadata().map(id).map_err(io_error("look at", &path))?;
             if fs::metadata(&path).map(id).is_ok_and(|there| there == ours) {
                 let mut held = Held { file, path, record: None };
-                held.clean_up()?;
-                return Ok(held);
+                let left = read(&mut held.file);
+                return match left {
+                    Some(left) if keep(&left) => Ok((held, Some(left))),
+                    Some(left) => {
+                        left.sweep().map_err(io_error("take apart what is left of", Path::new(name)))?;
+                        Ok((held, None))
+                    }
+                    None => Ok((held, None)),
+                };
             }
         }
-    }
-
-    fn clean_up(&mut self) -> Result<(), RecordError> {
-        if let Some(left) = read(&mut self.file) {
-            left.sweep().map_err(io_error("take apart what is left of", Path::new(&left.name())))?;
-        }
-        Ok(())
     }
 
     /// Writes what exists, or is about to.
@@ -221,6 +221,6 @@ pub fn sweep(name: &str) -> Result<(), RecordError> {
     if fs::metadata(path(name)).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
         return Ok(());
     }
-    Held::take(name)?.remove();
+    Held::take(name, |_| false)?.0.remove();
     Ok(())
 }

@@ -159,7 +159,12 @@ impl Wire {
     /// # Errors
     /// Where the connection is over, what came makes no sense, or the daemon says that it serves no longer: nothing that is still
     /// under way will be answered by it.
-    pub fn receive(&mut self, front: &mut impl Front, flights: &[Option<Flight>], answers: &mut Vec<Answer>) -> io::Result<()> {
+    pub fn receive(
+        &mut self,
+        front: &mut impl Front,
+        flights: &[Option<Flight>],
+        answers: &mut Vec<Answer>,
+    ) -> io::Result<()> {
         loop {
             self.parse(front, flights, answers)?;
             let room = self.staging.len() - self.end;
@@ -188,7 +193,12 @@ impl Wire {
         }
     }
 
-    fn parse(&mut self, front: &mut impl Front, flights: &[Option<Flight>], answers: &mut Vec<Answer>) -> io::Result<()> {
+    fn parse(
+        &mut self,
+        front: &mut impl Front,
+        flights: &[Option<Flight>],
+        answers: &mut Vec<Answer>,
+    ) -> io::Result<()> {
         loop {
             let there = self.end - self.begin;
             match self.reading {

@@ -1,13 +1,13 @@
 //! One file, served by this process over `/dev/fuse`: the raw protocol, without a library and without a mount point.
 //!
-//! The root of the file system is the file itself, and the mount is never attached to a folder: it exists only as a descriptor
-//! ([`Fuse::mount`]). So it is in nobody's mount table, and goes by itself with the last descriptor of it, or when this process
-//! ends, however it ends. Everything is direct I/O: what is read and written is cached by the device above it, not here too.
+//! The mount is never attached to a folder: it exists only as a descriptor ([`Fuse::mount`]). So it is in nobody's mount table, and
+//! goes by itself with the last descriptor of it, or when this process ends, however it ends. The file has a name, since tools tell
+//! loop devices apart by the names of the files below. Everything is direct I/O: what is read and written is cached by the device above it, not here too.
 
 mod proto;
 
 use crate::front::{Front, Op, Request, Shape};
-use proto::{Header, IN_HEADER, Out, WRITE_IN, init, open, opcode, out_header, u32_at, u64_at};
+use proto::{Header, IN_HEADER, Out, WRITE_IN, init, opcode, open, out_header, u32_at, u64_at};
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
@@ -23,6 +23,11 @@ const BEFORE_DATA: usize = IN_HEADER + WRITE_IN;
 /// Pages of the largest request.
 const MAX_PAGES: u16 = (MAX_IO / 4096) as u16;
 
+/// The two nodes that there are, and how long what is said of them is good for.
+const ROOT: u64 = 1;
+const FILE: u64 = 2;
+const VALID_S: u64 = 1 << 30;
+
 /// A request that waits for its answer.
 struct Slot {
     unique: u64,
@@ -34,6 +39,7 @@ struct Slot {
 pub struct Fuse {
     dev: File,
     shape: Shape,
+    name: String,
     slots: Vec<Slot>,
     free: Vec<u16>,
 }
@@ -49,12 +55,12 @@ impl Fuse {
     ///
     /// # Errors
     /// Where the kernel has no FUSE, or not for this user.
-    pub fn new(shape: Shape) -> io::Result<Fuse> {
+    pub fn new(shape: Shape, name: &str) -> io::Result<Fuse> {
         let dev = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/fuse")?;
         // Written to once, so that it is there: nothing is allocated later, when memory may be short.
-        let slot =
-            |_| Slot { unique: 0, buffer: vec![0xff; BEFORE_DATA + MAX_IO].into_boxed_slice(), op: Op::Flush };
-        Ok(Fuse { dev, shape, slots: (0..DEPTH).map(slot).collect(), free: (0..DEPTH).rev().collect() })
+        let slot = |_| Slot { unique: 0, buffer: vec![0xff; BEFORE_DATA + MAX_IO].into_boxed_slice(), op: Op::Flush };
+        let name = name.to_string();
+        Ok(Fuse { dev, shape, name, slots: (0..DEPTH).map(slot).collect(), free: (0..DEPTH).rev().collect() })
     }
 
     /// Makes the file system. It answers from when this process serves it.
@@ -70,7 +76,7 @@ impl Fuse {
         let settings: [(&CStr, &CStr); 5] = [
             (c"source", c"understudy"),
             (c"fd", &fd),
-            (c"rootmode", c"100600"),
+            (c"rootmode", c"40500"),
             (c"user_id", c"0"),
             (c"group_id", c"0"),
         ];
@@ -83,7 +89,7 @@ impl Fuse {
             // SAFETY: a descriptor that lives, and flags.
             unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes) }
         })?;
-        Ok(Mount(mount))
+        Ok(Mount { root: mount, name: self.name.clone() })
     }
 
     fn take(&mut self, slot: u16, length: usize) -> io::Result<Taken> {
@@ -94,9 +100,10 @@ impl Fuse {
         let (unique, body) = (header.unique, &bytes[IN_HEADER..]);
         let answer = match header.opcode {
             opcode::INIT => self.init(body),
-            opcode::GETATTR => Ok(self.attributes()),
+            opcode::LOOKUP => self.look_up(header.node, body),
+            opcode::GETATTR => Ok(self.attributes(header.node)),
             opcode::SETATTR if u32_at(body, 0) & proto::SETATTR_SIZE != 0 => Err(libc::EPERM),
-            opcode::SETATTR => Ok(self.attributes()),
+            opcode::SETATTR => Ok(self.attributes(header.node)),
             opcode::OPEN => {
                 let flags = open::DIRECT_IO | open::NOFLUSH | open::PARALLEL_DIRECT_WRITES;
                 Ok(Out::default().u64(0).u32(flags).u32(0).done())
@@ -136,12 +143,29 @@ impl Fuse {
         Ok(out.zeros(32).done())
     }
 
-    fn attributes(&self) -> Vec<u8> {
-        const VALID_S: u64 = 1 << 30;
-        let out = Out::default().u64(VALID_S).u32(0).u32(0);
-        let out = out.u64(1).u64(self.shape.size).u64(self.shape.size / 512).zeros(3 * 8 + 3 * 4);
-        let writing = if self.shape.read_only { 0o400 } else { 0o600 };
-        out.u32(libc::S_IFREG | writing).u32(1).zeros(3 * 4).u32(self.shape.block).u32(0).done()
+    /// `fuse_entry_out`.
+    fn look_up(&self, node: u64, body: &[u8]) -> Result<Vec<u8>, i32> {
+        if node != ROOT || body.strip_suffix(&[0]) != Some(self.name.as_bytes()) {
+            return Err(libc::ENOENT);
+        }
+        let out = Out::default().u64(FILE).u64(0).u64(VALID_S).u64(VALID_S).u32(0).u32(0);
+        Ok(self.attribute(FILE, out).done())
+    }
+
+    /// `fuse_attr_out`.
+    fn attributes(&self, node: u64) -> Vec<u8> {
+        self.attribute(node, Out::default().u64(VALID_S).u32(0).u32(0)).done()
+    }
+
+    /// `fuse_attr`.
+    fn attribute(&self, node: u64, out: Out) -> Out {
+        let (size, mode) = match node {
+            FILE if self.shape.read_only => (self.shape.size, libc::S_IFREG | 0o400),
+            FILE => (self.shape.size, libc::S_IFREG | 0o600),
+            _ => (0, libc::S_IFDIR | 0o500),
+        };
+        let out = out.u64(node).u64(size).u64(size / 512).zeros(3 * 8 + 3 * 4);
+        out.u32(mode).u32(1).zeros(3 * 4).u32(self.shape.block).u32(0)
     }
 
     /// `fuse_statfs_out`. A loop device takes the granularity of its discards from the block size.
@@ -265,7 +289,10 @@ impl Front for Fuse {
 }
 
 /// The file system, attached nowhere.
-pub struct Mount(OwnedFd);
+pub struct Mount {
+    root: OwnedFd,
+    name: String,
+}
 
 impl Mount {
     /// Opens its one file for direct I/O. Waits until the file system is served.
@@ -273,7 +300,7 @@ impl Mount {
     /// # Errors
     /// What the serving end answers.
     pub fn open(&self, read_only: bool) -> io::Result<File> {
-        let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        let path = format!("/proc/self/fd/{}/{}", self.root.as_raw_fd(), self.name);
         OpenOptions::new().read(true).write(!read_only).custom_flags(libc::O_DIRECT).open(path)
     }
 }

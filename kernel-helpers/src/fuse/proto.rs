@@ -16,6 +16,7 @@ pub const OUT_HEADER: usize = 16;
 pub const WRITE_IN: usize = 40;
 
 pub mod opcode {
+    pub const LOOKUP: u32 = 1;
     pub const FORGET: u32 = 2;
     pub const GETATTR: u32 = 3;
     pub const SETATTR: u32 = 4;
@@ -56,6 +57,7 @@ pub struct Header {
     pub length: u32,
     pub opcode: u32,
     pub unique: u64,
+    pub node: u64,
 }
 
 /// The 32 bits at `at`; 0 past the end.
@@ -70,7 +72,12 @@ pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 impl Header {
     pub fn parse(bytes: &[u8]) -> Option<Header> {
-        let header = Header { length: u32_at(bytes, 0), opcode: u32_at(bytes, 4), unique: u64_at(bytes, 8) };
+        let header = Header {
+            length: u32_at(bytes, 0),
+            opcode: u32_at(bytes, 4),
+            unique: u64_at(bytes, 8),
+            node: u64_at(bytes, 16),
+        };
         (bytes.len() >= IN_HEADER && header.length as usize == bytes.len()).then_some(header)
     }
 }
