@@ -6,10 +6,19 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use understudy::buf::keep_at_most;
 use understudy::core::Node;
-use understudy::sim::plan::Scope;
+use understudy::sim::invariants::Violation;
+use understudy::sim::plan::{Scope, TROUBLES, Trouble};
 use understudy::sim::report::Counts;
 use understudy::sim::run::{Played, play, report_panics};
+use understudy::sim::shrink::{Less, shrink};
+
+/// Buffers that each thread keeps for its next world: a world takes less, and memory that is new to a process is slow.
+const POOL_BYTES: usize = 256 << 20;
+
+/// How long to look for less of a world that fails.
+const SHRINK_FOR: Duration = Duration::from_secs(30);
 
 /// Plays seeds of a simulated world against the replication core, and checks what must hold.
 ///
@@ -51,6 +60,29 @@ struct Options {
     /// Say only what broke
     #[arg(long)]
     brief: bool,
+    /// Troubles of these kinds do not strike: "Crash,Rot"
+    #[arg(long, value_delimiter = ',', value_parser = parse_trouble, requires = "seed")]
+    without: Vec<Trouble>,
+    /// The troubles of these numbers do not strike: "3,17"
+    #[arg(long, value_delimiter = ',', requires = "seed")]
+    skip: Vec<u64>,
+    /// The storm is over after so many ms
+    #[arg(long, requires = "seed")]
+    storm_ms: Option<u64>,
+    /// A client keeps at most so many requests in flight
+    #[arg(long, requires = "seed")]
+    depth: Option<u64>,
+    /// Do not look for less of a world that fails
+    #[arg(long)]
+    whole: bool,
+}
+
+fn parse_trouble(text: &str) -> Result<Trouble, String> {
+    let all = || TROUBLES.iter().map(|(trouble, _)| format!("{trouble:?}"));
+    let found = TROUBLES.iter().find(|(trouble, _)| format!("{trouble:?}") == text);
+    found
+        .map(|(trouble, _)| *trouble)
+        .ok_or_else(|| format!("expected one of {}", all().collect::<Vec<_>>().join(", ")))
 }
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
@@ -66,18 +98,27 @@ struct Tally {
     passed: u64,
     failed: Vec<u64>,
     simulated_us: u64,
+    /// Stands for the course of all seeds, in whichever order they were played.
+    digest: u64,
 }
 
 impl Options {
     fn scope(&self) -> Scope {
-        Scope { large_logs: self.large_logs, sound_disks: self.sound_disks, torn_reads: self.torn_reads }
+        let less = Less {
+            without: self.without.iter().copied().collect(),
+            skip: self.skip.iter().copied().collect(),
+            storm_ms: self.storm_ms,
+            depth: self.depth,
+        };
+        Scope { large_logs: self.large_logs, sound_disks: self.sound_disks, torn_reads: self.torn_reads, less }
     }
 
-    fn command(&self, seed: u64) -> String {
+    /// What plays a world again.
+    fn command(&self, seed: u64, less: &Less) -> String {
         let large = if self.large_logs { " --large-logs" } else { "" };
         let sound = if self.sound_disks { " --sound-disks" } else { "" };
         let torn = if self.torn_reads { " --torn-reads" } else { "" };
-        format!("cargo run --release --bin simulate -- --seed {seed}{large}{sound}{torn} --trace")
+        format!("cargo run --release --bin simulate -- --seed {seed}{large}{sound}{torn}{less} --trace")
     }
 
     fn range(&self) -> Range<u64> {
@@ -104,12 +145,13 @@ fn main() -> ExitCode {
     std::thread::scope(|scope| {
         for _ in 0..threads.min((range.end - range.start) as usize).max(1) {
             scope.spawn(|| {
+                keep_at_most(POOL_BYTES);
                 while !stop.load(Ordering::Relaxed) && Instant::now() < until {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= range.end {
                         break;
                     }
-                    let played = play::<Node>(seed, options.scope(), 0, options.trace);
+                    let played = play::<Node>(seed, &options.scope(), 0, options.trace);
                     if note(&tally, &options, &played, began) && !options.keep_going {
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -119,36 +161,25 @@ fn main() -> ExitCode {
     });
     // Nobody panics while holding it: what is locked is only added to.
     let tally = tally.into_inner().expect("the tally");
-    finish(&options, &tally, began)
+    finish(&options, &tally, range.start, began)
 }
 
 /// Adds up a seed; true if it failed.
 fn note(tally: &Mutex<Tally>, options: &Options, played: &Played, began: Instant) -> bool {
-    let failed = played.result.is_err();
-    let story = (failed && !options.brief).then(|| play::<Node>(played.seed, options.scope(), options.lines, false));
+    let report = match &played.result {
+        Err(violation) if options.brief => format!("seed {}: {violation}\n", played.seed),
+        Err(violation) => told(options, played, violation),
+        Ok(()) => String::new(),
+    };
     let mut tally = tally.lock().expect("the tally");
     tally.counts.merge(&played.counts);
     tally.simulated_us += played.time_us;
-    match (&played.result, story) {
-        (Err(violation), Some(story)) => {
-            tally.failed.push(played.seed);
-            println!("\nseed {} FAILED", played.seed);
-            story.tail.iter().for_each(|line| println!("  {}", line.chars().take(400).collect::<String>()));
-            println!("seed {}: {violation}", played.seed);
-            if story.digest != played.digest {
-                println!(
-                    "the same seed took another course the second time: digest {:x}, then {:x}",
-                    played.digest, story.digest
-                );
-            }
-            println!("reproduce: {}", options.command(played.seed));
-        }
-        (Err(violation), None) => {
-            tally.failed.push(played.seed);
-            println!("seed {}: {violation}", played.seed);
-        }
-        (Ok(()), _) => tally.passed += 1,
+    tally.digest ^= played.digest.wrapping_mul(2 * played.seed + 1);
+    match played.result {
+        Err(_) => tally.failed.push(played.seed),
+        Ok(()) => tally.passed += 1,
     }
+    print!("{report}");
     let done = tally.passed + tally.failed.len() as u64;
     if done.is_multiple_of(100) {
         let (hours, seconds) = (tally.simulated_us as f64 / 3.6e9, began.elapsed().as_secs_f64());
@@ -157,10 +188,45 @@ fn note(tally: &Mutex<Tally>, options: &Options, played: &Played, began: Instant
     if options.seed.is_some() {
         println!("digest {:016x}", played.digest);
     }
-    failed
+    played.result.is_err()
 }
 
-fn finish(options: &Options, tally: &Tally, began: Instant) -> ExitCode {
+/// A failure: the last events of the smallest world found in which the same breaks, and what plays it again.
+fn told(options: &Options, played: &Played, violation: &Violation) -> String {
+    let scope = options.scope();
+    let again = play::<Node>(played.seed, &scope, if options.whole { options.lines } else { 1 }, false);
+    let mut text = format!("\nseed {} FAILED\n", played.seed);
+    let mut show = |story: &Played| {
+        let lines = story.tail.iter().map(|line| line.chars().take(400).collect::<String>());
+        lines.for_each(|line| text += &format!("  {line}\n"));
+    };
+    if options.whole {
+        show(&again);
+        text += &format!("seed {}: {violation}\n", played.seed);
+    } else {
+        let until = Instant::now() + SHRINK_FOR;
+        let (before, steps) = (again.troubles.struck.len(), again.steps);
+        let found = shrink::<Node>(&scope, again, violation, &mut || Instant::now() < until);
+        let story = play::<Node>(played.seed, &found.scope, options.lines, false);
+        show(&story);
+        text += &format!("seed {}: {violation}\n", played.seed);
+        text += &format!(
+            "the same with less, of {} worlds played: {} troubles instead of {before}, {} steps instead of {steps}: {}\n",
+            found.tries,
+            found.played.troubles.struck.len(),
+            found.played.steps,
+            options.command(played.seed, &found.scope.less)
+        );
+    }
+    let digest = play::<Node>(played.seed, &scope, 0, false).digest;
+    if digest != played.digest {
+        let first = played.digest;
+        text += &format!("the same seed took another course the second time: digest {first:x}, then {digest:x}\n");
+    }
+    text + &format!("reproduce: {}\n", options.command(played.seed, &scope.less))
+}
+
+fn finish(options: &Options, tally: &Tally, first: u64, began: Instant) -> ExitCode {
     let seconds = began.elapsed().as_secs_f64();
     let simulated = tally.simulated_us as f64 / 1e6;
     print!("\n{}", tally.counts);
@@ -169,7 +235,11 @@ fn finish(options: &Options, tally: &Tally, began: Instant) -> ExitCode {
         simulated / 3600.0,
         simulated / seconds.max(1e-9)
     );
-    println!("{} passed, {} failed", tally.passed, tally.failed.len());
+    if options.seed.is_none() && options.seeds.is_none() {
+        let last = first + tally.passed + tally.failed.len() as u64;
+        println!("fresh seeds; the same again: --seeds {first}..{last}");
+    }
+    println!("{} passed, {} failed; digest of all {:016x}", tally.passed, tally.failed.len(), tally.digest);
     // A thousand seeds see everything; fewer prove nothing by what they lack.
     let unseen = if tally.passed >= 1000 { tally.counts.unseen() } else { Vec::new() };
     if !unseen.is_empty() {
@@ -178,6 +248,6 @@ fn finish(options: &Options, tally: &Tally, began: Instant) -> ExitCode {
     if tally.failed.is_empty() {
         return if unseen.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    tally.failed.iter().take(20).for_each(|seed| println!("  {}", options.command(*seed)));
+    tally.failed.iter().take(20).for_each(|seed| println!("  {}", options.command(*seed, &options.scope().less)));
     ExitCode::FAILURE
 }

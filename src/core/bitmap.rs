@@ -145,6 +145,11 @@ impl Node {
         if self.role() == Role::Passive && listed { peer.known.max(self.committed) } else { peer.known }
     }
 
+    /// Lists are on their way, behind which room is made.
+    pub(super) fn is_reclaiming(&self) -> bool {
+        self.reclaim.writing > 0
+    }
+
     /// Begins well before the ring is full, and frees enough for a while (L5).
     pub(super) fn poll_reclaim(&mut self) {
         let size = self.log.size();

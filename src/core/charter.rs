@@ -137,10 +137,18 @@ impl Node {
         let present = self.change.as_ref().map_or(&self.charter, |c| &c.charter);
         let listed = present.member(self.cfg.name(node)).map(|m| m.incarnation);
         if listed.is_some_and(|i| Some(i) != self.peers[node.0 as usize].incarnation) {
-            let mut charter = present.clone();
-            let name = self.cfg.name(node).to_string();
+            self.unlist(node, "its daemon was restarted");
+        }
+    }
+
+    /// Takes a node out of the set that is known not to be in sync. With `on_stall = "suspend"` too: waiting for it would never
+    /// end, since it is made whole only by what is committed.
+    pub(super) fn unlist(&mut self, node: NodeId, why: &str) {
+        let name = self.cfg.name(node).to_string();
+        let mut charter = self.change.as_ref().map_or(&self.charter, |c| &c.charter).clone();
+        if charter.member(&name).is_some() {
             charter.in_sync.retain(|m| m.node != name);
-            self.ask(charter, Some((node, "its daemon was restarted".to_string())));
+            self.ask(charter, Some((node, why.to_string())));
         }
     }
 

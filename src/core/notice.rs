@@ -37,6 +37,10 @@ pub enum Refusal {
     )]
     Behind { peer: String, records: u64, end: u64 },
     #[error(
+        "the log of this node has no room for {records} record(s) after lsn {last} that are not committed: promote {} instead, or give this \
+         node a larger log", peers.join(" or "))]
+    NoRoom { records: u64, last: u64, peers: Vec<String> },
+    #[error(
         "this node was dropped from the in-sync set by {active}: it may lack completed writes. Promote {active}, or use --force"
     )]
     Dropped { active: String },

@@ -129,6 +129,7 @@ impl Node {
         if !matches!(&self.peers[at].link, Link::Source(s) if matches!(s.feed, Feed::Preparing)) {
             return self.close_link(node, "ReadyResync without an active", true);
         }
+        self.unlist(node, "it has parted from this node and needs a resync");
         // B1: while its gap is open, its durable position is where it would roll back to.
         self.peers[at].known = self.peers[at].known.min(since);
         let whole = fresh || everything || since < self.bitmaps[at].from;

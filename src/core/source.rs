@@ -126,12 +126,13 @@ impl Node {
             self.send(node, session, message);
             return true;
         }
-        if next > watermarks.accepted {
-            // Nothing to send: but somebody may wait for a flush of what was sent before.
-            if source.lags {
+        let nothing_more = next > watermarks.accepted;
+        if nothing_more || held_back.is_some_and(|first| next >= first) {
+            if nothing_more && source.lags {
                 source.all_sent.get_or_insert(watermarks.accepted);
             }
-            let untold = source.told_flush < watermarks.flush_to;
+            // Nothing to send now: but somebody may wait for a flush of what was sent before.
+            let untold = source.told_flush < watermarks.flush_to.min(next.prev());
             if untold {
                 source.told_flush = watermarks.flush_to;
                 self.send(node, session, PeerMsg::Heartbeat { watermarks });
@@ -139,9 +140,6 @@ impl Node {
             return false;
         }
         if source.in_flight_bytes >= window {
-            return false;
-        }
-        if held_back.is_some_and(|first| next >= first) {
             return false;
         }
         if self.overlay.first().is_some_and(|first| first <= next) {

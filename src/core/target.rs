@@ -168,16 +168,19 @@ impl Node {
         if self.goes_on(node, plan) {
             return self.lineage_adopted(node, session);
         }
+        if self.only_goes_further(plan) {
+            return self.prepared(node, session, None);
+        }
+        if plan.resync && self.gap.is_none() && !self.is_unwinding() {
+            // What was reported durable must be found again by a rollback (R1): all of it is applied before the gap is opened,
+            // committed or not. What of it is an orphan is set aside first (R4).
+            self.committed = self.committed.max(self.log.durable());
+        }
         if !self.log.is_settled() || !self.store.is_resting() || self.is_unwinding() {
             return self.log.want_durable(end);
         }
         if !self.superblock.is_settled() {
             return; // One that is on its way may still be the only one to say what the history holds (R1).
-        }
-        if plan.resync && self.gap.is_none() {
-            // What was reported durable must be found again by a rollback (R1): all of it is applied before the gap is opened,
-            // committed or not. What of it is an orphan is set aside first (R4).
-            self.committed = self.committed.max(end);
         }
         if self.gap.as_ref().is_some_and(|g| g.state.since > plan.fork && g.state.rollback.is_some()) {
             // Another source, which parts from this lineage earlier than the one before: what lies between is an orphan now, and
@@ -213,15 +216,20 @@ impl Node {
     }
 
     /// Whether the session is but the next one of a term that this node follows already (C1): nothing is to be ended, set aside or
-    /// adopted, so nothing is waited for either. A ring full of what is not committed comes to rest only once the active hears
-    /// of it.
+    /// adopted.
     fn goes_on(&mut self, node: NodeId, plan: Plan) -> bool {
-        let settled =
-            self.superblock.is_settled() && self.rollback.is_none() && self.gap.is_none() && !self.lineage.is_fresh();
+        let same_end = plan.fork == self.log.end();
         let Some(TargetStage::Preparing(prepare)) = self.peers[node.0 as usize].target_mut().map(|t| &t.stage) else {
             return false;
         };
-        settled && !plan.resync && plan.fork == self.log.end() && prepare.lineage == self.lineage.terms()
+        same_end && prepare.lineage == self.lineage.terms() && self.only_goes_further(plan)
+    }
+
+    /// Whether nothing that this node holds is ended: then nothing of it needs to be durable or applied first. A ring full of what is
+    /// not committed comes to rest only once the active hears of it.
+    fn only_goes_further(&self, plan: Plan) -> bool {
+        let at_rest = self.superblock.is_settled() && !self.is_unwinding() && self.gap.is_none();
+        at_rest && !plan.resync && self.log.end() <= plan.fork && !self.lineage.is_fresh()
     }
 
     fn prepare_mut(&mut self, node: NodeId, session: SessionId) -> Option<&mut Prepare> {

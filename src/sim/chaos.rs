@@ -38,8 +38,14 @@ impl<B: Brain> World<B> {
         let node = self.rng.pick(&all);
         let others: Vec<NodeId> = all.into_iter().filter(|n| *n != node).collect();
         let other = self.rng.pick(&others);
+        self.troubles.drawn.push(trouble);
+        let number = self.troubles.drawn.len() as u64;
+        if self.plan.less.skips(number, trouble) {
+            return Ok(());
+        }
+        self.troubles.struck.push((number, trouble));
         self.counts.one(&format!("trouble {trouble:?}"));
-        self.say(|| format!("!! {trouble:?} {} {}", name(node.0 as usize), name(other.0 as usize)));
+        self.say(|| format!("!! {number} {trouble:?} {} {}", name(node.0 as usize), name(other.0 as usize)));
         self.strike(trouble, node, other)
     }
 

@@ -1,7 +1,7 @@
 //! The client of one active: what it has asked, what it was promised, and whether the answers are true (invariant 3).
 
 use super::rng::Rng;
-use super::truth::{Geometry, Pos, Span, Truth, fill, stamp_of};
+use super::truth::{Geometry, Pos, Span, Truth, fill, stamps};
 use crate::core::{ClientError, ClientOp, Lsn, Reply, ReqId, Segment, TermId, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -249,21 +249,13 @@ impl Client {
         from: Lsn,
         segments: &[Segment],
     ) -> Result<Option<Pos>, String> {
-        let size = truth.geometry.block as usize;
-        let mut bytes = Vec::with_capacity(count as usize * size);
-        for segment in segments {
-            match segment {
-                Segment::Data(payload) => bytes.extend_from_slice(payload),
-                Segment::Zero(n) => bytes.resize(bytes.len() + *n as usize, 0),
-            }
-        }
-        if bytes.len() as u64 != count * truth.geometry.block {
-            return Err(format!("a read of {count} blocks brought {} bytes", bytes.len()));
+        let (stamps, bytes) = stamps(segments, truth.geometry.block);
+        if bytes != count * truth.geometry.block {
+            return Err(format!("a read of {count} blocks brought {bytes} bytes"));
         }
         let mut newest: Option<Pos> = None;
-        for (n, content) in bytes.chunks_exact(size).enumerate() {
+        for (n, stamp) in stamps.into_iter().enumerate() {
             let index = truth.geometry.index(volume, block + n as u64);
-            let stamp = stamp_of(content);
             let shown = stamp.and_then(|s| truth.shown(self.term, index, from, self.accepted, s));
             let Some(shown) = shown else {
                 let want = truth.value(Pos { term: self.term, lsn: from }, index);

@@ -4,6 +4,7 @@
 use super::client::Habits;
 use super::disk::DiskMood;
 use super::rng::Rng;
+use super::shrink::Less;
 use super::truth::Geometry;
 use crate::core::config::TABLES;
 use crate::core::{Incarnation, Mode, NodeConfig, NodeId, NodeSpec, OnStall, VolumeSpec};
@@ -64,7 +65,7 @@ pub const TROUBLES: [(Trouble, u64); 23] = [
 ];
 
 /// What the caller fixes, rather than the seed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Scope {
     /// Logs so large that they never wrap and no peer ever falls out of them.
     pub large_logs: bool,
@@ -72,6 +73,8 @@ pub struct Scope {
     pub sound_disks: bool,
     /// A store read beside a write of the same block may see a part of either.
     pub torn_reads: bool,
+    /// What is left out of the world that the seed draws.
+    pub less: Less,
 }
 
 /// See the module.
@@ -110,11 +113,13 @@ pub struct Plan {
     pub audit: bool,
     /// What reports positions overtakes what carries data.
     pub overtaking: bool,
+    /// Troubles that are drawn and do not strike.
+    pub less: Less,
 }
 
 impl Plan {
     /// Draws the plan of a seed.
-    pub fn draw(rng: &mut Rng, scope: Scope) -> Plan {
+    pub fn draw(rng: &mut Rng, scope: &Scope) -> Plan {
         let nodes = rng.pick(&[2, 2, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5]);
         let style = rng.below(4);
         let modes = (0..nodes).map(|i| mode(style, i, rng)).collect();
@@ -161,13 +166,15 @@ impl Plan {
             audit: rng.per_mille(200),
             inspect_per_mille: rng.pick(&[50, 150, 400]),
             overtaking: rng.per_mille(300),
+            less: scope.less.clone(),
         };
         plan.draw_bounds(rng, scope);
+        scope.less.leave_out(&mut plan);
         plan
     }
 
     /// Little memory for what changed, little room for history and salvage; and sometimes no history at all.
-    fn draw_bounds(&mut self, rng: &mut Rng, scope: Scope) {
+    fn draw_bounds(&mut self, rng: &mut Rng, scope: &Scope) {
         self.tables = rng.pick(&[TABLES, TABLES, 4096, 2048, 1024]);
         if !scope.sound_disks {
             self.disk.room = rng.pick(&[None, None, None, Some(64 << 10), Some(256 << 10), Some(1 << 20)]);

@@ -16,7 +16,7 @@ struct Scene(World<Node>);
 impl Scene {
     /// So many nodes, all sync, without faults and without load, alpha active and all in sync.
     fn of(nodes: usize, change: impl FnOnce(&mut Plan)) -> Scene {
-        let mut plan = Plan::draw(&mut Rng::new(1), Scope { large_logs: true, ..Scope::default() });
+        let mut plan = Plan::draw(&mut Rng::new(1), &Scope { large_logs: true, ..Scope::default() });
         plan.modes = vec![Mode::Sync; nodes];
         plan.on_stall = OnStall::Degrade;
         (plan.stall_ms, plan.heartbeat_ms, plan.flush_ms, plan.apply_ms) = (500, 50, 50, 50);

@@ -2,7 +2,7 @@
 //! position. A block's content is one number, its *stamp*; see [`fill`].
 
 use crate::buf::{BufMut, Payload};
-use crate::core::{Lsn, Term, TermId, VolumeId};
+use crate::core::{Lsn, Segment, Term, TermId, VolumeId};
 use std::collections::BTreeMap;
 
 /// Sizes of the volumes in blocks.
@@ -52,6 +52,33 @@ pub fn stamp_of(block: &[u8]) -> Option<u64> {
     (first & 1023 == 0 && differing == 0).then_some(first >> 10)
 }
 
+/// The stamps of the blocks that an answer brings, and how many bytes it has; a block in two segments is looked at whole.
+pub fn stamps(segments: &[Segment], block: u64) -> (Vec<Option<u64>>, u64) {
+    let (mut found, mut length, mut part) = (Vec::new(), 0, Vec::new());
+    for segment in segments {
+        let bytes = match segment {
+            Segment::Data(payload) => payload.len() as u64,
+            Segment::Zero(n) => *n as u64,
+        };
+        length += bytes;
+        match segment {
+            Segment::Data(payload) if part.is_empty() && bytes.is_multiple_of(block) => {
+                found.extend(payload.chunks_exact(block as usize).map(stamp_of));
+            }
+            Segment::Zero(_) if part.is_empty() && bytes.is_multiple_of(block) => {
+                found.extend((0..bytes / block).map(|_| Some(0)));
+            }
+            Segment::Data(payload) => part.extend_from_slice(payload),
+            Segment::Zero(n) => part.resize(part.len() + *n as usize, 0),
+        }
+        if !part.is_empty() && (part.len() as u64).is_multiple_of(block) {
+            found.extend(part.chunks_exact(block as usize).map(stamp_of));
+            part.clear();
+        }
+    }
+    (found, length)
+}
+
 /// A place in a history: the record `lsn`, in a replica whose newest term was `term`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pos {
@@ -74,8 +101,8 @@ struct TermTruth {
     first: Lsn,
     parent: Option<TermId>,
     records: Vec<Span>,
-    /// Of each block what this term wrote to it.
-    versions: BTreeMap<usize, Vec<(Lsn, u64)>>,
+    /// Of each block what this term wrote to it; as long as the highest block that it wrote.
+    versions: Vec<Vec<(Lsn, u64)>>,
 }
 
 /// Every term and record.
@@ -106,7 +133,7 @@ impl Truth {
                 first: term.first,
                 parent,
                 records: Vec::new(),
-                versions: BTreeMap::new(),
+                versions: Vec::new(),
             });
             if known.first != term.first {
                 return Err(format!(
@@ -137,9 +164,11 @@ impl Truth {
         // The world learns a term's lineage before anything is written in it.
         let truth = self.terms.get_mut(&term).expect("a known term");
         truth.records.push(span);
+        let blocks = truth.versions.len().max(base + span.count as usize);
+        truth.versions.resize_with(blocks, Vec::new);
         for n in 0..span.count {
             let stamp = if span.stamp == 0 { 0 } else { span.stamp + n };
-            truth.versions.entry(base + n as usize).or_default().push((lsn, stamp));
+            truth.versions[base + n as usize].push((lsn, stamp));
         }
         lsn
     }
@@ -186,7 +215,7 @@ impl Truth {
 
     fn version(&self, pos: Pos, block: usize) -> Option<(Pos, u64)> {
         self.chain(pos).find_map(|p| {
-            let versions = self.terms.get(&p.term)?.versions.get(&block)?;
+            let versions = self.terms.get(&p.term)?.versions.get(block)?;
             let newer = versions.partition_point(|(lsn, _)| *lsn <= p.lsn);
             let (lsn, stamp) = versions[..newer].last()?;
             Some((Pos { term: p.term, lsn: *lsn }, *stamp))
@@ -200,7 +229,7 @@ impl Truth {
         if oldest.map_or(0, |(_, s)| s) == stamp {
             return Some(oldest.map(|(pos, _)| pos));
         }
-        let versions = self.terms.get(&term)?.versions.get(&block)?;
+        let versions = self.terms.get(&term)?.versions.get(block)?;
         let at = versions.iter().find(|(lsn, s)| *lsn > from && *lsn <= to && *s == stamp)?;
         Some(Some(Pos { term, lsn: at.0 }))
     }

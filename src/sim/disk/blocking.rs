@@ -4,6 +4,9 @@ use super::{EIO, PAGE, SECTOR, SimDisk, part::Version, versions};
 use crate::buf::Payload;
 use crate::core::{BlockingDisk, IoError, IoOp, Part};
 
+/// Far more calls than any recovery makes.
+const ENDLESS: u64 = 200_000;
+
 /// Blocking access to a disk, which may end after some calls: the machine went down in mid-recovery.
 pub struct Blocking<'a> {
     pub disk: &'a mut SimDisk,
@@ -23,6 +26,8 @@ impl Blocking<'_> {
             state.grows || offset + length <= state.size,
             "blocking {what} of {part:?} at {offset}+{length} past its end"
         );
+        self.disk.recovering += 1;
+        assert!(self.disk.recovering < ENDLESS, "recovery runs in circles: it has read and written {ENDLESS} times");
         match &mut self.calls {
             Some(0) => Err(IoError { errno: EIO }),
             Some(n) => {

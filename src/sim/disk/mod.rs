@@ -81,13 +81,15 @@ pub struct SimDisk {
     pub mood: DiskMood,
     /// Faults that struck so far.
     pub faults: u64,
+    /// Blocking calls since the last I/O of a running process.
+    recovering: u64,
 }
 
 impl SimDisk {
     /// A blank disk. `fixed` are the parts whose size is given; the others come into being when written.
     pub fn new(fixed: &[(Part, u64)], tells_holes: bool, mood: DiskMood) -> SimDisk {
         let parts = fixed.iter().map(|&(part, size)| (part, PartState::fixed(size))).collect();
-        SimDisk { parts, flights: BTreeMap::new(), next_token: 0, seq: 0, tells_holes, mood, faults: 0 }
+        SimDisk { parts, flights: BTreeMap::new(), next_token: 0, seq: 0, tells_holes, mood, faults: 0, recovering: 0 }
     }
 
     fn part(&mut self, part: Part) -> &mut PartState {
@@ -128,6 +130,7 @@ impl SimDisk {
     /// What the core did wrong, in words: it must align its I/O, stay inside fixed parts, and never have two overlapping
     /// writes in flight.
     pub fn submit(&mut self, id: IoId, part: Part, op: IoOp, rng: &mut Rng) -> Result<(u64, u64), String> {
+        self.recovering = 0;
         self.check(part, &op)?;
         let fails = self.draw_fault(part, &op, rng);
         let delay = self.delay(&op, rng);

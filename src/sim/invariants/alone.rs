@@ -4,11 +4,9 @@
 use super::super::brain::Brain;
 use super::super::disk::{Blocking, SimDisk};
 use super::super::rng::Rng;
-use super::super::truth::{Pos, Truth, stamp_of};
+use super::super::truth::{Pos, Truth, stamps};
 use super::{Violation, broken};
-use crate::core::{
-    Action, ClientOp, Command, CommandId, Event, Lsn, NodeConfig, Reply, ReqId, Segment, Term, Time, VolumeId,
-};
+use crate::core::{Action, ClientOp, Command, CommandId, Event, Lsn, NodeConfig, Reply, ReqId, Term, Time, VolumeId};
 use std::collections::BTreeMap;
 
 const NAME: &str = "2 a valid image";
@@ -30,18 +28,28 @@ struct Solitude<B> {
     rng: Rng,
     now: u64,
     done: BTreeMap<(u64, u64), u64>,
-    replies: BTreeMap<u64, Vec<u8>>,
+    /// Stamps of the blocks of each volume.
+    replies: BTreeMap<u64, Vec<Option<u64>>>,
+    block: u64,
     outcome: Option<Result<(), String>>,
 }
 
 /// Brings up a disk alone: recovery, a forced promotion with everyone else named as off, and a read of all there is.
 pub fn bring_up<B: Brain>(config: NodeConfig, mut disk: SimDisk, rng: Rng) -> Result<Outcome, Violation> {
     let off: Vec<String> = config.peers().map(|n| config.name(n).to_string()).collect();
-    let (volumes, block) = (config.volumes.clone(), config.block);
+    let (volumes, block) = (config.volumes.clone(), u64::from(config.block));
     let brain = B::start(config, &mut Blocking { disk: &mut disk, calls: None }, Time(1_000_000))
         .map_err(|e| broken(NAME, format!("recovery refused a disk that nothing had damaged: {e}")))?;
-    let mut alone =
-        Solitude { brain, disk, rng, now: 1_000_000, done: BTreeMap::new(), replies: BTreeMap::new(), outcome: None };
+    let mut alone = Solitude {
+        brain,
+        disk,
+        rng,
+        now: 1_000_000,
+        done: BTreeMap::new(),
+        replies: BTreeMap::new(),
+        block,
+        outcome: None,
+    };
     let command = Command::Promote { force: true, off };
     alone.brain.handle(Time(alone.now), Event::Command { id: CommandId(1), command });
     let mut steps = 0;
@@ -68,8 +76,7 @@ pub fn bring_up<B: Brain>(config: NodeConfig, mut disk: SimDisk, rng: Rng) -> Re
             return Err(broken(NAME, "reads of a node all alone came to no end"));
         }
     }
-    let bytes = alone.replies.into_values().collect::<Vec<_>>().concat();
-    let blocks = bytes.chunks_exact(block as usize).map(stamp_of).collect();
+    let blocks = alone.replies.into_values().flatten().collect();
     Ok(Outcome::Serves { lineage, at: opened.first.prev(), blocks })
 }
 
@@ -107,14 +114,7 @@ impl<B: Brain> Solitude<B> {
             Action::Connect { peer } => self.brain.handle(Time(self.now), Event::ConnectFailed { peer }),
             Action::CommandDone { result, .. } => self.outcome = Some(result.map(|_| ()).map_err(|e| e.to_string())),
             Action::Complete { req, result: Ok(Reply::Data(segments)) } => {
-                let mut bytes = Vec::new();
-                for segment in segments {
-                    match segment {
-                        Segment::Data(p) => bytes.extend_from_slice(&p),
-                        Segment::Zero(n) => bytes.resize(bytes.len() + n as usize, 0),
-                    }
-                }
-                self.replies.insert(req.0, bytes);
+                self.replies.insert(req.0, stamps(&segments, self.block).0);
             }
             Action::Complete { req, result } => {
                 return Err(broken(NAME, format!("a read, all alone, was answered with {result:?} ({req:?})")));
