@@ -58,7 +58,7 @@ pub fn stamps(segments: &[Segment], block: u64) -> (Vec<Option<u64>>, u64) {
     for segment in segments {
         let bytes = match segment {
             Segment::Data(payload) => payload.len() as u64,
-            Segment::Zero(n) => *n as u64,
+            Segment::Zero(n) => *n,
         };
         length += bytes;
         match segment {
