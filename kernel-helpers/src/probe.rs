@@ -77,9 +77,15 @@ pub fn listed(table: &str, name: &str) -> bool {
 pub fn memlock() -> Option<u64> {
     use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
     let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK).ok()?;
-    // CAP_IPC_LOCK is above the limit, and root has it.
-    let free = soft == RLIM_INFINITY || nix::unistd::geteuid().is_root();
-    (!free).then_some(soft)
+    const CAP_IPC_LOCK: u32 = 14;
+    (soft != RLIM_INFINITY && !has_capability(CAP_IPC_LOCK)).then_some(soft)
+}
+
+/// Whether this process has a capability, which root in a container may not.
+fn has_capability(number: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|l| l.strip_prefix("CapEff:")).map(str::trim);
+    mask.and_then(|m| u64::from_str_radix(m, 16).ok()).is_some_and(|m| m >> number & 1 == 1)
 }
 
 /// What a file system does with files in a folder.

@@ -75,7 +75,9 @@ pub fn file_system(
     say: &mut dyn FnMut(&str) -> Result<(), DemoError>,
 ) -> Result<Duration, DemoError> {
     let name = cluster.name(node).to_string();
-    say(&format!("\nA file system on a real device:\n  # understudy attach demo.toml --node {name} --volume {volume}"))?;
+    say(&format!(
+        "\nA file system on a real device:\n  # understudy attach demo.toml --node {name} --volume {volume}"
+    ))?;
     let said = cluster.tool("attach", node, &["--volume", volume])?;
     say(&format!("  {}", said.trim()))?;
     let (path, at) = (device::link(resource, volume), cluster.folder().join("mnt"));
@@ -103,7 +105,9 @@ pub fn file_system(
         };
         write(&mut file, &data[..BEFORE])?;
         cluster.kill(node)?;
-        say(&format!("  mkfs.ext4, mount; the daemon of {name} was killed in mid-write (SIGKILL), and is started again:"))?;
+        say(&format!(
+            "  mkfs.ext4, mount; the daemon of {name} was killed in mid-write (SIGKILL), and is started again:"
+        ))?;
         cluster.start(node)?;
         write(&mut file, &data[BEFORE..])?;
         drop(file);
@@ -121,6 +125,8 @@ pub fn file_system(
     };
     drop(mounted);
     let (mib, ms) = (FILE >> 20, longest.as_millis());
-    say(&format!("  {mib} MiB were written, flushed, and read back after a mount; no write failed, the longest took {ms} ms"))?;
+    say(&format!(
+        "  {mib} MiB were written, flushed, and read back after a mount; no write failed, the longest took {ms} ms"
+    ))?;
     Ok(longest)
 }

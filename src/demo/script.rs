@@ -334,8 +334,11 @@ impl Demo<'_> {
             ("verify, online", r.verified.clone()),
             ("the two stores, as files", format!("equal, {} MiB compared", r.stores >> 20)),
         ];
-        let pause = r.pause.map(|t| ("longest pause of the file system", format!("{} ms, its daemon killed and started", millis(t))));
-        let lines: Vec<String> = rows.into_iter().chain(pause).map(|(what, value)| format!("  {what:<36}{value}")).collect();
+        let pause = r
+            .pause
+            .map(|t| ("longest pause of the file system", format!("{} ms, its daemon killed and started", millis(t))));
+        let lines: Vec<String> =
+            rows.into_iter().chain(pause).map(|(what, value)| format!("  {what:<36}{value}")).collect();
         self.say(format!("\n{}", lines.join("\n")))
     }
 

@@ -104,7 +104,7 @@ fn memlock() -> Finding {
             "memlock",
             format!("{} KiB", bytes >> 10),
             "a device's process keeps its memory from being swapped; kernels before 5.12 count io_uring here, too",
-            "LimitMEMLOCK=infinity in the unit, or run as root",
+            "LimitMEMLOCK=infinity in the unit, or CAP_IPC_LOCK, which root has, but in many containers",
         ),
     }
 }
@@ -118,7 +118,7 @@ fn io_flusher() -> Finding {
             "io_flusher",
             "may not be set",
             "without PR_SET_IO_FLUSHER a daemon that is short of memory may wait for its own device: do not mount one on the same machine",
-            "run as root, or with CAP_SYS_RESOURCE",
+            "CAP_SYS_RESOURCE, which root has, but in many containers",
         ),
     }
 }
