@@ -23,6 +23,8 @@ pub mod helper;
 mod kind;
 pub mod launch;
 pub mod record;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use crate::core::TermId;
