@@ -288,6 +288,13 @@ Examples:
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  understudy completions bash > /etc/bash_completion.d/understudy")]
     Completions { shell: clap_complete::Shell },
+    /// Print the names of a resource's nodes, one a line: for the completion scripts
+    #[command(hide = true, after_help = "Example:\n  understudy nodes data.toml")]
+    Nodes {
+        /// The resource's file
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,11 +1,10 @@
 //! What each command does.
 
 use super::args::{Cli, Command, Target};
-use super::{Look, daemon_calls, devices, events, forecast, in_words, log, salvage, status, verify};
+use super::{Look, completions, daemon_calls, devices, events, forecast, in_words, log, salvage, status, verify};
 use crate::config::{self, Config, Settings};
 use crate::control::{Client, ControlError};
 use crate::core::{Command as CoreCommand, Mode};
-use clap::CommandFactory;
 use serde_json::Value;
 use std::io::Write;
 use std::time::Duration;
@@ -26,7 +25,7 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
         }
         Command::Connect { target, peer, dry_run: true, json } => {
             let forecast = ask(&target, CoreCommand::Connect { peer, dry_run: true })?;
-            forecast::show(&forecast, json, out)
+            forecast::show(&forecast, &target.file, json, out)
         }
         Command::Disconnect { target, peer, force } => tell(&target, CoreCommand::Disconnect { peer, force }, out),
         Command::Verify { target, repair, json } => {
@@ -35,7 +34,7 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
         Command::Status { target, json, watch: true } => watch(&target, json, out, look),
         Command::Status { target, json, watch: false } => {
             let status = Node::find(&target)?.connect()?.status()?;
-            show_status(&status, json, out, look)
+            show_status(&status, &target, json, out, look)
         }
         Command::Events { target, json } => follow(&target, json, out),
         Command::Log { target, json } => {
@@ -56,7 +55,8 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
             let mode = if mode == "async" { Mode::Async } else { Mode::Sync };
             Ok(crate::demo::run(crate::demo::Options { keep, seconds, mode }, out)?)
         }
-        Command::Completions { shell } => completions(shell, out),
+        Command::Completions { shell } => completions::print(shell, out),
+        Command::Nodes { file } => completions::nodes(&file, out),
     }
 }
 
@@ -109,11 +109,11 @@ fn in_words_of(answer: Value) -> String {
     }
 }
 
-fn show_status(status: &Value, json: bool, out: &mut dyn Write, look: Look) -> anyhow::Result<()> {
+fn show_status(status: &Value, target: &Target, json: bool, out: &mut dyn Write, look: Look) -> anyhow::Result<()> {
     if json {
         writeln!(out, "{status}")?;
     } else {
-        write!(out, "{}", status::render(status, look.colour))?;
+        write!(out, "{}", status::with_file(&status::render(status, look.colour), &target.file))?;
     }
     Ok(out.flush()?)
 }
@@ -130,7 +130,7 @@ fn watch(target: &Target, json: bool, out: &mut dyn Write, look: Look) -> anyhow
         let status = node.connect().and_then(|mut client| Ok(client.status()?));
         let text = match status {
             Ok(status) if json => format!("{status}\n"),
-            Ok(status) => status::render(&status, look.colour),
+            Ok(status) => status::with_file(&status::render(&status, look.colour), &target.file),
             Err(e) if json => return Err(e),
             Err(e) => format!("{}\n", in_words(&e)),
         };
@@ -153,11 +153,4 @@ fn follow(target: &Target, json: bool, out: &mut dyn Write) -> anyhow::Result<()
         out.flush()?;
     }
     anyhow::bail!("the daemon has ended, and its events with it")
-}
-
-fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> anyhow::Result<()> {
-    // Into memory first: the generator panics where its output is closed.
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "understudy", &mut script);
-    Ok(out.write_all(&script)?)
 }

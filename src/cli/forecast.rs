@@ -1,15 +1,16 @@
 //! The answer to `connect --dry-run`, for people.
 
-use super::status::{duration, list, plain, size, word};
+use super::status::{duration, list, plain, size, with_file, word};
 use serde_json::Value;
 use std::io::Write;
+use std::path::Path;
 
 /// Shows what a session would do. An error where it would not come about, or nothing can be said.
-pub fn show(forecast: &Value, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+pub fn show(forecast: &Value, file: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
     if json {
         writeln!(out, "{forecast}")?;
     } else {
-        write!(out, "{}", render(forecast))?;
+        write!(out, "{}", with_file(&render(forecast), file))?;
     }
     out.flush()?;
     match forecast["outcome"].as_str() {
@@ -90,7 +91,7 @@ beta was asked just now; nothing was changed
 ";
         assert_eq!(render(&forecast), expected);
         let mut out = Vec::new();
-        assert!(show(&forecast, false, &mut out).is_ok());
+        assert!(show(&forecast, Path::new("data.toml"), false, &mut out).is_ok());
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
@@ -103,10 +104,15 @@ beta was asked just now; nothing was changed
             "refused: both are active\nnot shared     on alpha: 1 record(s), of an unknown size\n"
         );
         let mut out = Vec::new();
-        assert!(show(&refused, true, &mut out).unwrap_err().to_string().contains("would be refused"));
+        assert!(
+            show(&refused, Path::new("data.toml"), true, &mut out)
+                .unwrap_err()
+                .to_string()
+                .contains("would be refused")
+        );
         assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), refused);
         let unknown = json!({ "outcome": "unknown", "verdict": "\u{1b}[2J" });
-        assert!(show(&unknown, false, &mut out).unwrap_err().to_string().contains("not known"));
+        assert!(show(&unknown, Path::new("data.toml"), false, &mut out).unwrap_err().to_string().contains("not known"));
         assert!(!render(&unknown).contains('\u{1b}'));
     }
 }

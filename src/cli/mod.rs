@@ -5,6 +5,7 @@
 
 mod args;
 mod commands;
+mod completions;
 mod daemon_calls;
 mod devices;
 pub(crate) mod events;

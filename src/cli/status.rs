@@ -6,6 +6,7 @@
 use super::table::{Cell, Colour, layout, paint};
 use crate::config::show_size;
 use serde_json::{Map, Value};
+use std::path::Path;
 
 /// What stands for a value that is not there.
 const NONE: &str = "-";
@@ -24,6 +25,12 @@ pub fn render(status: &Value, colours: bool) -> String {
         let since = problem["since_s"].as_f64().map_or(String::new(), |s| format!(" (for {})", duration(s)));
         text.push_str(&format!("{part}: {}{since}. To do: {}\n", word(&problem["what"]), word(&problem["remedy"])));
     }
+    let waiting = &status["waiting"];
+    if waiting.is_object() {
+        let since = waiting["since_s"].as_f64().map_or(String::new(), |s| format!(" (for {})", duration(s)));
+        let title = paint("waiting", Some(Colour::Warn), colours);
+        text.push_str(&format!("{title}: {}{since}. To do: {}\n", word(&waiting["what"]), word(&waiting["remedy"])));
+    }
     for (peer, why) in reasons(status) {
         text.push_str(&format!("{peer}: {why}\n"));
     }
@@ -33,6 +40,11 @@ pub fn render(status: &Value, colours: bool) -> String {
         text.push_str(&layout(&latency, colours));
     }
     text
+}
+
+/// The words of a daemon, which does not know how the command was given its file.
+pub fn with_file(text: &str, file: &Path) -> String {
+    text.replace(" FILE ", &format!(" {} ", file.display()))
 }
 
 /// Text that is harmless to a terminal: control characters are escaped.
@@ -217,8 +229,27 @@ pub(super) fn duration(seconds: f64) -> String {
 }
 
 fn reasons(status: &Value) -> Vec<(String, String)> {
-    let reason = |peer: &Value| Some((word(&peer["name"]), plain(peer["why"].as_str().filter(|w| !w.is_empty())?)));
-    list(&status["peers"]).iter().filter_map(reason).collect()
+    let mut reasons = Vec::new();
+    for peer in list(&status["peers"]) {
+        let mut said = |why: String| reasons.push((word(&peer["name"]), why));
+        let why = peer["why"].as_str().filter(|w| !w.is_empty()).map(plain);
+        // A connection is there, or is no more wanted: how the last attempt ended is of no interest.
+        let dial =
+            peer["dial_error"].as_str().filter(|_| matches!(peer["state"].as_str(), Some("down" | "connecting")));
+        match (why, dial.map(plain)) {
+            (Some(why), Some(dial)) => said(format!("{why} (dialing it: {dial})")),
+            (Some(why), None) => said(why),
+            (None, Some(dial)) => said(format!("it cannot be reached (dialing it: {dial})")),
+            (None, None) => {}
+        }
+        for field in list(&peer["differs"]) {
+            said(format!(
+                "the files differ: {}; make them the same, and restart the daemon whose file was changed",
+                word(field)
+            ));
+        }
+    }
+    reasons
 }
 
 /// One row for each thing measured, one column for each percentile.

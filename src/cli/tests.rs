@@ -142,6 +142,7 @@ fn the_page_and_the_documentation_know_every_field_of_the_status() {
     let lsn = Lsn;
     let latency = Latency { p50: 1, p95: 2, p99: 3, max: 4, count: 5 };
     let status = Status {
+        waiting: None,
         resource: "data".into(),
         node: "beta".into(),
         role: Role::Passive,
@@ -178,6 +179,7 @@ fn the_page_and_the_documentation_know_every_field_of_the_status() {
                 left_s: Some(3.0),
             }),
             why: Some("no word for 2 s".into()),
+            differs: vec![],
         }],
         fault: Some("log: input/output error (errno 5)".into()),
         image: ImageStatus { valid: false, rollback: None, why: Some("it is overwritten in place") },
@@ -441,6 +443,28 @@ fn watching_ends_quietly_when_its_reader_is_gone() {
 }
 
 #[test]
+fn what_is_waited_for_and_what_differs_is_shown_with_the_file_that_was_given() {
+    let status = json!({
+        "resource": "data", "node": "alpha", "role": "passive", "state": "passive",
+        "waiting": { "what": "alpha waits for beta", "remedy": "start beta, or `understudy promote FILE --node alpha`", "since_s": 71.0 },
+        "peers": [{ "name": "beta", "state": "down", "why": "no word", "dial_error": "Connection refused (os error 111)",
+            "differs": ["node.beta.mode is sync here, async on beta"] },
+            { "name": "gamma", "state": "connecting", "dial_error": "No route to host" },
+            { "name": "delta", "state": "idle", "dial_error": "as it was once" }],
+    });
+    let text = status::with_file(&status::render(&status, false), Path::new("/etc/understudy/data.toml"));
+    for line in [
+        "waiting: alpha waits for beta (for 1 min 11 s). To do: start beta, or `understudy promote /etc/understudy/data.toml --node alpha`",
+        "beta: no word (dialing it: Connection refused (os error 111))",
+        "beta: the files differ: node.beta.mode is sync here, async on beta; make them the same, and restart the daemon whose file was changed",
+        "gamma: it cannot be reached (dialing it: No route to host)",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\nis not in\n{text}");
+    }
+    assert!(!text.contains("as it was once"), "{text}");
+}
+
+#[test]
 fn completions_name_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let mut out = Vec::new();
@@ -448,5 +472,41 @@ fn completions_name_every_command() {
         execute(cli, &mut out, Look::default()).unwrap();
         let script = String::from_utf8(out).unwrap();
         assert!(script.contains("switchover") && script.contains("completions"), "{shell}");
+        assert!(script.matches("_understudy_nodes").count() > 15, "{shell}");
     }
+}
+
+/// What bash offers for the last of these words.
+fn bash_offers(script: &Path, words: &[&str]) -> Vec<String> {
+    let quoted: Vec<String> = words.iter().map(|w| format!("'{w}'")).collect();
+    let run = format!(
+        "understudy() {{ echo \"asked: $*\" | tr ' ' '_'; }}; source {}; COMP_WORDS=({}); COMP_CWORD={}; \
+         _understudy understudy '{}' '{}'; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        script.display(),
+        quoted.join(" "),
+        words.len() - 1,
+        words[words.len() - 1],
+        words[words.len() - 2]
+    );
+    let output = std::process::Command::new("bash").args(["--norc", "-c", &run]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_commands_and_asks_for_the_nodes_of_the_file() {
+    let (dir, file) = resource();
+    let script = dir.path().join("completions");
+    let mut out = Vec::new();
+    execute(Cli::try_parse_from(["understudy", "completions", "bash"]).unwrap(), &mut out, Look::default()).unwrap();
+    std::fs::write(&script, out).unwrap();
+    assert_eq!(bash_offers(&script, &["understudy", "switch"]), ["switchover"]);
+    let file = file.to_str().unwrap();
+    for option in ["--node", "--to"] {
+        let offered = bash_offers(&script, &["understudy", "switchover", file, option, ""]);
+        assert_eq!(offered, [format!("asked:_nodes_{file}")]);
+    }
+    let mut out = Vec::new();
+    execute(Cli::try_parse_from(["understudy", "nodes", file]).unwrap(), &mut out, Look::default()).unwrap();
+    assert_eq!(String::from_utf8(out).unwrap(), "alpha\n");
 }

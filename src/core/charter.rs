@@ -295,7 +295,8 @@ impl Node {
         self.pledge = Some(peer.clone());
         self.persist(Then::Nothing);
         self.set_suspended(true, "another node was promoted by force since: demote this one");
-        self.refuse(node, super::links::outvoted_words(&peer));
+        let me = self.cfg.my_name().to_string();
+        self.refuse(node, super::split_brain::outvoted(&me, &peer));
     }
 
     fn check_suspension(&mut self) {

@@ -10,6 +10,7 @@ use super::superblock::Then;
 use super::types::*;
 use std::collections::BTreeSet;
 
+mod resume;
 mod switchover;
 
 /// A demotion or switchover that takes longer is given up waiting for.
@@ -102,6 +103,9 @@ impl Node {
             return Err(Refusal::AlreadyActive { node: self.cfg.my_name().to_string() });
         }
         let off = off.iter().map(|name| self.node_called(name)).collect::<Result<Vec<NodeId>, Refusal>>()?;
+        if off.contains(&self.cfg.me) {
+            return Err(Refusal::OffItself { node: self.cfg.my_name().to_string() });
+        }
         let gave_up = self.guard_promotion(forced, &off)?;
         self.may_resume = false;
         let opening = self.opening_charter(forced, &off);
@@ -290,6 +294,7 @@ impl Node {
             let Some(hello) = peer.hello.as_ref().filter(|_| peer.is_greeted()) else {
                 if !off.contains(&node) {
                     self.check_refused_lately(node, forced)?;
+                    self.check_claimed_lately(node, forced)?;
                 }
                 if forced && off.contains(&node) && self.may_have_gone_on(node) {
                     gave_up.push(format!(
@@ -356,6 +361,16 @@ impl Node {
         }
         if hello.role == Role::Active {
             return Err(Refusal::PeerIsActive { peer: name, me: self.cfg.my_name().to_string() });
+        }
+        Ok(())
+    }
+
+    /// A node that this one has let be promoted ends its sessions once it is, and for a moment nothing is heard of it.
+    fn check_claimed_lately(&self, node: NodeId, forced: bool) -> Result<(), Refusal> {
+        let (peer, name) = (&self.peers[node.0 as usize], self.cfg.name(node));
+        let lately = peer.down_since.is_some_and(|at| self.now.since_us(at) < REFUSED_LATELY_MS * 1000);
+        if !forced && lately && self.pledge.as_deref() == Some(name) {
+            return Err(Refusal::Claimed { peer: name.to_string() });
         }
         Ok(())
     }
@@ -430,45 +445,6 @@ impl Node {
         }
     }
 
-    /// A restarted active goes on by itself where its own charter says that it alone was in sync, or once every member listed
-    /// has answered that it follows nobody newer and holds nothing more (C9, C5).
-    fn poll_resume(&mut self) {
-        if !self.may_resume || self.operation.is_some() || self.fault.is_some() || self.stage != Stage::Passive {
-            return;
-        }
-        let me = self.cfg.my_name();
-        let others: Vec<NodeId> =
-            self.charter.in_sync.iter().filter(|m| m.node != me).filter_map(|m| self.cfg.find(&m.node)).collect();
-        let everyone_said_hello = self.cfg.peers().all(|n| self.peers[n.0 as usize].is_greeted());
-        if self.now < self.resume_at && !everyone_said_hello {
-            return;
-        }
-        let contradicted = self.peers.iter().filter(|p| p.is_greeted()).filter_map(|p| p.hello.as_ref()).any(|h| {
-            h.charter.newer_than(&self.charter) || h.charter.conflicts_with(&self.charter) && h.charter.generation.0 > 0
-        });
-        if contradicted {
-            self.may_resume = false;
-            return;
-        }
-        if self.pledge.is_some() {
-            return;
-        }
-        let agreed = others.iter().all(|n| {
-            let peer = &self.peers[n.0 as usize];
-            let hello = peer.hello.as_ref().filter(|_| matches!(peer.link, Link::Idle(_)));
-            hello.is_some_and(|h| {
-                h.role == Role::Passive
-                    && !h.charter.newer_than(&self.charter)
-                    && (self.ahead_of_me(*n, h).is_none() || self.can_fetch_from(*n, h))
-            })
-        });
-        if agreed {
-            self.may_resume = false;
-            // The guard has the same view; if it refuses, the operator decides.
-            let _ = self.begin_promote(None, false, &[]);
-        }
-    }
-
     /// All that is held is made durable, then the term may be opened (L1).
     fn settle_to_open(&mut self) {
         if self.rollback.is_none() && self.log.is_settled() && self.store.is_resting() {
@@ -522,8 +498,17 @@ impl Node {
         self.cap_positions(end);
         self.committed = self.committed.min(end);
         self.superblock.clear_log_errors();
+        let former = self.charter.active.as_deref().and_then(|name| self.cfg.find(name));
         for peer in &mut self.peers {
+            peer.heard = peer.heard.max(peer.known).min(end);
             peer.forget_positions();
+        }
+        if let Some(former) = former.filter(|n| *n != self.cfg.me) {
+            // All that this node holds came from it, unless it has said otherwise.
+            let former = &mut self.peers[former.0 as usize];
+            if !former.is_greeted() {
+                former.heard = end;
+            }
         }
         if let Some(Operation { kind: Kind::Promote { opened, opening, .. }, .. }) = &mut self.operation {
             *opened = true;

@@ -5,6 +5,9 @@ use super::types::*;
 /// A window smaller than this would make a limited peer wait for acknowledgements of every few records.
 const LEAST_WINDOW: u64 = 256 << 10;
 
+/// The setting whose smaller value holds where two files differ.
+pub const WINDOW: &str = "resource.window";
+
 /// A node of the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
@@ -85,6 +88,22 @@ impl NodeConfig {
     pub fn undo_grain(&self) -> u64 {
         let sizes: Vec<u64> = self.volumes.iter().map(|v| v.size).collect();
         super::dirty::DirtySet::grain_within(&sizes, self.tables / 2).min(crate::format::batch::MAX_RECORD_BYTES)
+    }
+
+    /// What the files of all nodes should say alike, beside what must be equal for a session to come about at all.
+    pub fn shared_settings(&self) -> Vec<(String, String)> {
+        let resource = [
+            ("resource.stall_ms", self.stall_ms.to_string()),
+            ("resource.on_stall", if self.on_stall == OnStall::Suspend { "suspend" } else { "degrade" }.into()),
+            ("resource.durable", if self.durable_write { "write" } else { "flush" }.into()),
+            ("resource.heartbeat_ms", self.heartbeat_ms.to_string()),
+            (WINDOW, self.window.to_string()),
+        ];
+        let modes = self.nodes.iter().map(|n| {
+            let mode = if n.mode == Mode::Sync { "sync" } else { "async" };
+            (format!("node.{}.mode", n.name), mode.to_string())
+        });
+        resource.into_iter().map(|(key, value)| (key.to_string(), value)).chain(modes).collect()
     }
 
     /// The name of a node.

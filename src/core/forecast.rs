@@ -219,9 +219,11 @@ impl Node {
         let name = self.cfg.name(node);
         match (mine.role, theirs.role) {
             (Role::Passive, Role::Passive) => Ok(None),
-            (Role::Active, Role::Active) => Err(super::links::SPLIT_BRAIN.into()),
+            (Role::Active, Role::Active) => {
+                Err(super::split_brain::words(&mine.node, &mine.charter, name, &theirs.charter))
+            }
             (Role::Active, Role::Passive) if theirs.charter.generation.0 > mine.charter.generation.0 => {
-                Err(super::links::outvoted_words(name))
+                Err(super::split_brain::outvoted(&mine.node, name))
             }
             (Role::Active, Role::Passive) => {
                 super::links::may_follow(theirs, mine)?;

@@ -4,7 +4,7 @@ use super::types::*;
 use bincode::{Decode, Encode};
 
 /// The version of the peer protocol.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// A frame's payload may be one lz4 block.
 pub const LZ4: &str = "lz4";
@@ -97,8 +97,17 @@ pub struct Hello {
     pub gap: Option<Gap>,
     /// What the sender understands, see [`FEATURES`].
     pub features: Vec<String>,
+    /// What both files should say alike, see `NodeConfig::shared_settings`.
+    pub settings: Vec<(String, String)>,
     /// It only asks what a session would do: it wants the answer, and no session.
     pub probe: bool,
+}
+
+impl Hello {
+    /// What its file says of a setting that all should have alike.
+    pub fn setting(&self, key: &str) -> Option<&str> {
+        self.settings.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
 }
 
 /// What only the sender knows of a session with the node that asked for one.

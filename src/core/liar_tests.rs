@@ -101,6 +101,7 @@ fn hello() -> impl Strategy<Value = PeerMsg> {
                 promoting,
                 gap,
                 features: vec![],
+                settings: vec![],
                 probe,
             }))
         },
@@ -199,6 +200,38 @@ fn tell_lies(duo: &mut Duo, side: usize, lies: Vec<(PeerMsg, u64)>) {
         let _ = duo.status(side);
     }
     duo.run_ms(3000);
+}
+
+/// A frame of 1 MiB.
+fn megabyte(first: u64) -> Vec<Record> {
+    let extent = Extent { volume: VolumeId(0), offset: 0, length: 64 << 10 };
+    records(Lsn(first), vec![(extent, 0); 16])
+}
+
+fn gives_beta_up(duo: &Duo) -> bool {
+    let flooded = |n: &notice::Notice| format!("{n:?}").contains("more than a window (1048576 bytes)");
+    duo.sides[BETA].notices.iter().any(flooded)
+}
+
+/// A passive whose disk hangs holds what an honest active can have under way, and no more.
+#[test]
+fn an_active_that_exceeds_its_window_loses_its_session() {
+    let mut duo = Duo::in_sync();
+    let first = duo.status(BETA).watermarks.accepted.0 + 1;
+    duo.sides[BETA].io_us = 3_600_000_000;
+    // The true alpha does not hear in time that what it never sent is acknowledged.
+    duo.wire_us = 1_000_000;
+    let watermarks = Watermarks { committed: Lsn(0), accepted: Lsn(first), flush_to: Lsn(0), clock_us: 0 };
+    for frame in 0..10 {
+        duo.lie(BETA, PeerMsg::Append { records: megabyte(first + 16 * frame), watermarks });
+        duo.run_ms(1);
+        assert!(!gives_beta_up(&duo), "after {frame} MiB");
+    }
+    for frame in 10..13 {
+        duo.lie(BETA, PeerMsg::Append { records: megabyte(first + 16 * frame), watermarks });
+        duo.run_ms(1);
+    }
+    assert!(gives_beta_up(&duo), "{:?} {:?}", duo.sides[BETA].notices, duo.status(BETA));
 }
 
 proptest! {

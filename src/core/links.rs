@@ -2,11 +2,13 @@
 
 use super::api::*;
 use super::hello::{FEATURES, Hello, PROTOCOL};
+use super::lineage::Relation;
 use super::node::{Node, Stage};
 use super::notice::Notice;
 use super::peer::{Feed, Link, Source, TargetStage};
+use super::split_brain;
 use super::types::*;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Pauses between two attempts to connect, in ms: each is twice the one before.
 const MIN_BACKOFF_MS: u64 = 10;
@@ -16,16 +18,11 @@ const MAX_BACKOFF_MS: u64 = 1000;
 const OF_USE_MS: u64 = 1000;
 /// Heartbeats missed until a session is given up.
 const SILENT_HEARTBEATS: u64 = 10;
-pub(super) const SPLIT_BRAIN: &str =
-    "both nodes are active (split brain): demote the one whose writes are to be set aside";
+/// Bytes of a peer's words that are shown; its longest ones are those about a split brain.
+const MOST_SAID: usize = 1000;
 
 /// Why there is no session with a node that could not be connected to.
 const UNREACHABLE: &str = "it cannot be reached";
-
-/// Why an active does not go on that meets a node which has seen a later promotion by force (C8).
-pub(super) fn outvoted_words(peer: &str) -> String {
-    format!("{peer} knows of a later promotion by force: demote this node with --force")
-}
 
 /// Whether `passive` may follow `active`, by what both say of themselves: none whose charter another one has replaced (C7, C8).
 pub(super) fn may_follow(passive: &Hello, active: &Hello) -> Result<(), String> {
@@ -34,16 +31,28 @@ pub(super) fn may_follow(passive: &Hello, active: &Hello) -> Result<(), String> 
         return Ok(()); // It holds nothing that another decision could touch.
     }
     if passive.charter.generation.0 > active.charter.generation.0 {
-        return Err(format!("another node was promoted by force since {name} was: demote {name} with --force"));
+        return Err(split_brain::replaced(name));
     }
     if active.charter.conflicts_with(&passive.charter) {
-        return Err(format!(
-            "{name} and the active that {} followed were each promoted by force while the other was taken for dead: decide \
-             whose data is to be kept, and promote that node with --force",
-            passive.node
-        ));
+        return Err(split_brain::conflict(name, &passive.node));
     }
     Ok(())
+}
+
+/// What another node says, for this one's events and status: on one line, and not without end.
+fn harmless(words: &str) -> String {
+    let mut said = String::new();
+    for c in words.chars() {
+        if said.len() >= MOST_SAID {
+            said.push_str("...");
+            break;
+        }
+        match c.is_control() {
+            true => said.extend(c.escape_default()),
+            false => said.push(c),
+        }
+    }
+    said
 }
 
 impl Node {
@@ -251,6 +260,7 @@ impl Node {
             promoting: self.stage == Stage::Promoting,
             gap: self.gap.as_ref().map(|g| g.state),
             features: FEATURES.map(String::from).to_vec(),
+            settings: self.cfg.shared_settings(),
             probe: false,
         }
     }
@@ -274,7 +284,7 @@ impl Node {
             PeerMsg::Share(share) => self.share_came(node, session, share),
             PeerMsg::Hello(hello) => self.greeted(node, session, hello),
             PeerMsg::Bye { why } => {
-                let why = format!("{} ended the session: {why}", self.cfg.name(node));
+                let why = format!("{} ended the session: {}", self.cfg.name(node), harmless(&why));
                 self.close_link(node, &why, false);
             }
             PeerMsg::Ready { received, durable } => self.peer_ready(node, received, durable),
@@ -328,16 +338,24 @@ impl Node {
         if newcomer {
             peer.forget_positions();
         }
+        self.compare_files(node, &hello);
+        let heard = match self.lineage.relation(self.log.end(), &hello.lineage, hello.received) {
+            Relation::Common { fork } => fork,
+            Relation::Unrelated => Lsn(0),
+        };
+        self.peer_mut(node).heard = heard;
         match (self.role(), hello.role) {
             (Role::Active, _) if hello.charter.generation.0 > self.charter.generation.0 => {
                 // Somebody was promoted by force while this node was taken for dead: its term is over (C8).
                 self.outvoted(node);
             }
             (Role::Active, Role::Active) => {
-                if self.peer_mut(node).why.as_deref() != Some(SPLIT_BRAIN) {
+                let me = self.cfg.my_name().to_string();
+                let why = split_brain::words(&me, &self.charter, &hello.node, &hello.charter);
+                if self.peer_mut(node).why.as_deref() != Some(why.as_str()) {
                     self.notice(Notice::SplitBrain { peer: hello.node.clone() });
                 }
-                self.refuse(node, SPLIT_BRAIN.into());
+                self.refuse(node, why);
             }
             (Role::Active, Role::Passive) => {
                 self.link_stands(node, Link::Source(Box::new(Source::new(session))));
@@ -416,15 +434,28 @@ impl Node {
         Ok(())
     }
 
+    /// The files should be the same on all nodes. What differs and does no harm at once is said.
+    fn compare_files(&mut self, node: NodeId, hello: &Hello) {
+        let name = self.cfg.name(node).to_string();
+        let mine = self.cfg.shared_settings();
+        let of = |all: &[(String, String)], key: &str| {
+            all.iter().find(|(k, _)| k == key).map_or_else(|| "nothing".to_string(), |(_, v)| v.clone())
+        };
+        let keys: BTreeSet<&String> = mine.iter().chain(&hello.settings).map(|(k, _)| k).collect();
+        let differs = keys.into_iter().map(|k| (k, of(&mine, k), of(&hello.settings, k))).filter(|(_, m, t)| m != t);
+        let differs: Vec<String> = differs.map(|(k, m, t)| format!("{k} is {m} here, {t} on {name}")).collect();
+        if !differs.is_empty() && self.peer_mut(node).differs != differs {
+            self.notice(Notice::FilesDiffer { peer: name, what: differs.join("; ") });
+        }
+        self.peer_mut(node).differs = differs;
+    }
+
     /// Whether an active may be followed: only one at a time, and see [`may_follow`].
     pub(super) fn check_follow(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
         let name = self.cfg.name(node);
         let followed = |n: &NodeId| *n != node && matches!(self.peers[n.0 as usize].link, Link::Target(_));
         if let Some(other) = self.cfg.peers().find(followed) {
-            let other = self.cfg.name(other);
-            return Err(format!(
-                "{name} is active, and so is {other} (split brain): demote the one whose writes are to be set aside"
-            ));
+            return Err(split_brain::two_actives(self.cfg.name(other), name));
         }
         may_follow(&self.my_hello(), hello)
     }

@@ -2,6 +2,7 @@
 //! no I/O, no threads (`tests/purity.rs` holds it so). See `docs/architecture.md`.
 
 pub mod api;
+mod backlog;
 mod bitmap;
 pub mod charter;
 #[cfg(test)]
@@ -30,6 +31,8 @@ pub mod log_index;
 pub mod log_report;
 pub mod node;
 pub mod notice;
+#[cfg(test)]
+mod operator_tests;
 pub mod overlay;
 pub mod peer;
 pub mod progress;
@@ -40,6 +43,7 @@ mod room;
 pub mod runs;
 mod salvage;
 mod source;
+mod split_brain;
 pub mod status;
 mod store;
 pub mod superblock;

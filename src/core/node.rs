@@ -163,6 +163,8 @@ pub struct Node {
     pub(super) is_outvoted: bool,
     /// Until then a restarted active waits to hear from everyone before it resumes.
     pub(super) resume_at: Time,
+    /// When this process began.
+    pub(super) began: Time,
     /// Whom it last let be promoted: until that node has said what came of it, this one needs its word (C9). Durable.
     pub(super) pledge: Option<String>,
     /// Whom this node lets be promoted; it claims nothing itself while that session lasts.
@@ -228,6 +230,7 @@ impl Node {
             fault: None,
             suspended: false,
             is_outvoted: false,
+            began: now,
             resume_at: now.plus_ms(cfg.heartbeat_ms * RESUME_HEARTBEATS + RESUME_MS),
             pledge: sb.pledge.clone(),
             granted: None,

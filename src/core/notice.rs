@@ -15,6 +15,10 @@ pub enum Refusal {
         "{} cannot be reached, and may hold newer data or still be serving.{} Start it or mend the link; or, when you have made sure \
          that it is off, promote with --force --off {}", peers.join(", "), alone_words(alone), peers.join(","))]
     Unreachable { peers: Vec<String>, alone: Vec<String> },
+    #[error(
+        "--off {node} names the very node that is to be promoted; it is for nodes that were made sure to be off: leave it out"
+    )]
+    OffItself { node: String },
     #[error("{peer} answers, so it is not off; leave it out of --off")]
     NotOff { peer: String },
     #[error(
@@ -100,6 +104,11 @@ pub enum Notice {
         peer: String,
         why: String,
     },
+    /// What the file of a peer says otherwise; nothing is refused for it.
+    FilesDiffer {
+        peer: String,
+        what: String,
+    },
     /// The verdict of the handshake, in words.
     Handshake {
         peer: String,
@@ -169,6 +178,11 @@ pub enum Notice {
         volume: u16,
         offset: u64,
         length: u64,
+    },
+    /// More ranges differ than are told one by one.
+    VerifyMoreDiffer {
+        peer: String,
+        ranges: u64,
     },
     VerifyFinished {
         peer: String,

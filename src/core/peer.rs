@@ -1,6 +1,7 @@
 //! What this node knows of each other node: the link, and the positions that its acknowledgements prove.
 
 use super::api::PeerMsg;
+use super::backlog::Backlog;
 use super::dirty::DirtySet;
 use super::forecast::Probe;
 use super::hello::Hello;
@@ -35,6 +36,10 @@ pub struct Peer {
     pub applied: Lsn,
     /// What it surely holds durable, in this node's lineage, whatever term it was proven in: for the bitmap alone (B1).
     pub known: Lsn,
+    /// Up to where it held this node's lineage when it was last heard: for the operator's eyes alone.
+    pub heard: Lsn,
+    /// What its file says otherwise than this node's.
+    pub differs: Vec<String>,
     /// Since when a write has waited for this peer, and for which record.
     pub waiting: Option<(Lsn, Time)>,
     /// All that had completed when this node began to wait for the peer on every write (C4); none while it does not.
@@ -138,7 +143,7 @@ pub struct Target {
     /// The active's newest record.
     pub accepted: Lsn,
     /// Frames that wait for room in memory; not acknowledged.
-    pub deferred: VecDeque<Deferred>,
+    pub deferred: Backlog<Deferred>,
     /// Chunks that the active wants compared.
     pub questions: Vec<Question>,
 }
@@ -175,6 +180,8 @@ impl Default for Peer {
             durable: Lsn(0),
             applied: Lsn(0),
             known: Lsn(0),
+            heard: Lsn(0),
+            differs: Vec::new(),
             waiting: None,
             joining: None,
             rejoin_from: Lsn(0),

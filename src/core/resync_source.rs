@@ -201,7 +201,7 @@ impl Node {
 
     /// Starts reads, or ends the pass; false when there is nothing to do now.
     pub(super) fn feed_contents(&mut self, node: NodeId) -> bool {
-        let window = self.cfg.window_of(node);
+        let window = self.window_of(node);
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;
         let Feed::Resync(pass) = &mut source.feed else { return false };

@@ -2,6 +2,7 @@
 //! rollback position is durable in the history before its first overwrite (R1, R2, R3).
 
 use super::api::*;
+use super::backlog::Backlog;
 use super::dirty::{DIRTY_BLOCK, DirtySet};
 use super::lineage::Lineage;
 use super::node::{Node, Purpose};
@@ -12,7 +13,6 @@ use super::superblock::Then;
 use super::types::*;
 use super::view::data_record;
 use crate::buf::Payload;
-use std::collections::VecDeque;
 
 /// Contents and records handled together, in bytes.
 const GROUP_BYTES: u64 = 4 << 20;
@@ -29,7 +29,7 @@ pub struct ResyncTarget {
     pub rollback: Lsn,
     pub(super) lineage: Vec<Term>,
     zero: bool,
-    incoming: VecDeque<Work>,
+    incoming: Backlog<Work>,
     pub(super) step: Step,
     /// Contents done with, as the source counts them.
     taken: u64,
@@ -106,7 +106,7 @@ impl ResyncTarget {
             rollback,
             lineage,
             zero,
-            incoming: VecDeque::new(),
+            incoming: Backlog::default(),
             step: Step::Idle,
             taken: 0,
             through: Lsn(0),
@@ -122,7 +122,13 @@ impl ResyncTarget {
     }
 
     pub fn take_records(&mut self, records: Vec<Record>) {
-        self.incoming.extend(records.into_iter().map(Work::Record));
+        records.into_iter().for_each(|r| self.incoming.push_back(Work::Record(r)));
+    }
+
+    /// Whether the source has sent more than its window.
+    pub fn is_flooded(&self, window: u64) -> bool {
+        // Contents and records have a window each.
+        self.incoming.exceeds(window, 2)
     }
 
     pub fn fill_ack(&self, ack: &mut Ack) {
@@ -232,11 +238,15 @@ impl Node {
         if let Err(why) = self.check_records(&records) {
             return self.close_link(node, why, true);
         }
+        let window = self.cfg.window;
         let Some(resync) = self.resync_mut(node) else {
             return self.close_link(node, "contents outside a resync", true);
         };
-        resync.incoming.extend(records.into_iter().map(Work::Content));
+        records.into_iter().for_each(|r| resync.incoming.push_back(Work::Content(r)));
         resync.incoming.push_back(Work::Mark(sent_bytes));
+        if resync.is_flooded(window) {
+            return self.sends_too_much(node);
+        }
         self.poll_resync_target(node);
     }
 
@@ -473,6 +483,8 @@ impl Node {
 
     pub(super) fn gap_is_closed(&mut self, node: NodeId, session: SessionId, position: Lsn) {
         self.free_history();
+        // The orphans that it has cannot come back by a rollback any more.
+        self.set_aside = None;
         let name = self.cfg.name(node).to_string();
         self.notice(super::notice::Notice::ResyncFinished { peer: name, position: position.0 });
         if self.peers[node.0 as usize].session() != Some(session) {
@@ -482,7 +494,7 @@ impl Node {
         let TargetStage::Resync(resync) = std::mem::replace(&mut target.stage, TargetStage::Stream) else { return };
         let rest: Vec<Record> = resync
             .incoming
-            .into_iter()
+            .into_items()
             .filter_map(|w| match w {
                 Work::Record(record) => Some(record),
                 _ => None,

@@ -32,7 +32,8 @@ pub struct SetAside {
     records: u64,
 }
 
-/// Which orphans are in a salvage, and the blocks that they are in.
+/// Which orphans are in a salvage, and the blocks that they are in. Kept until they are ended: a session that is lost before that, or a
+/// rollback, would have them set aside once more.
 #[derive(Clone, Debug)]
 pub struct InSalvage {
     term: Option<TermId>,

@@ -18,6 +18,13 @@ const EARLY_BYTES: u64 = 64 << 10;
 const RECORD_BYTES: u64 = 64;
 
 impl Node {
+    /// What may be under way to a peer: no more than its own file says either, or it would be taken for one that exceeds its window.
+    pub(super) fn window_of(&self, node: NodeId) -> u64 {
+        let theirs = self.peers[node.0 as usize].hello.as_ref().and_then(|h| h.setting(super::config::WINDOW));
+        let theirs = theirs.and_then(|w| w.parse().ok()).unwrap_or(u64::MAX);
+        self.cfg.window_of(node).min(theirs)
+    }
+
     pub(super) fn my_watermarks(&self) -> Watermarks {
         Watermarks {
             committed: self.committed,
@@ -115,7 +122,7 @@ impl Node {
 
     /// Sends one frame or starts one read; false when there is nothing to do now.
     fn feed_once(&mut self, node: NodeId) -> bool {
-        let (window, watermarks) = (self.cfg.window_of(node), self.my_watermarks());
+        let (window, watermarks) = (self.window_of(node), self.my_watermarks());
         let held_back = self.held_back();
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;

@@ -26,11 +26,21 @@ pub struct Status {
     pub memory: MemoryStatus,
     pub peers: Vec<PeerStatus>,
     pub fault: Option<String>,
+    /// It was active when it ended, and waits for others before it resumes.
+    pub waiting: Option<Waiting>,
     /// What this replica could be brought up as.
     pub image: ImageStatus,
     /// Whatever is wrong with this node's storage, and what to do.
     pub problems: Vec<Problem>,
     pub latency_us: LatencyStatus,
+}
+
+/// What an active that was restarted waits for.
+#[derive(Clone, Debug, Serialize)]
+pub struct Waiting {
+    pub what: String,
+    pub remedy: String,
+    pub since_s: f64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -114,6 +124,8 @@ pub struct PeerStatus {
     /// How far a catch-up or resync is; none where there is none.
     pub progress: Option<Progress>,
     pub why: Option<String>,
+    /// What its file says otherwise than this node's.
+    pub differs: Vec<String>,
 }
 
 /// How far a peer is behind this node, the active.
@@ -142,6 +154,7 @@ impl Node {
             memory: MemoryStatus { used: self.overlay.memory(), limit: self.cfg.memory },
             peers: self.cfg.peers().map(|n| self.peer_status(n, now)).collect(),
             fault: self.fault.clone(),
+            waiting: self.waiting(now),
             image: self.image_status(),
             problems: self.problems(now),
             latency_us: LatencyStatus {
@@ -191,6 +204,7 @@ impl Node {
             latency_us: PeerLatencyStatus { wire: peer.wire_times.lately(now), disk: peer.disk_times.lately(now) },
             progress: self.progress(peer, now),
             why: peer.why.clone(),
+            differs: peer.differs.clone(),
         }
     }
 
@@ -218,9 +232,11 @@ impl Node {
         if self.role() != Role::Active {
             return Lag::default();
         }
-        let writes = self.log.end().0.saturating_sub(peer.received.0);
-        let bytes = self.log.covered_after(peer.received);
-        let seconds = self.accept_times.since(peer.received, now);
+        // Until it has been heard in this term, it is where it stood before.
+        let received = peer.received.max(peer.heard.min(self.log.end()));
+        let writes = self.log.end().0 - received.0.min(self.log.end().0);
+        let bytes = self.log.covered_after(received);
+        let seconds = self.accept_times.since(received, now);
         Lag { writes, bytes, seconds }
     }
 }

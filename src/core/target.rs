@@ -1,6 +1,7 @@
 //! The receiving side: what a passive does before it is ready, and with the records that come.
 
 use super::api::*;
+use super::backlog::Backlog;
 use super::dirty::DirtySet;
 use super::gap::{GapState, LacksAt};
 use super::hello::{Gap, Hello};
@@ -12,7 +13,6 @@ use super::resync_target::ResyncTarget;
 use super::salvage::SetAside;
 use super::superblock::Then;
 use super::types::*;
-use std::collections::VecDeque;
 
 /// On the way to being ready.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ impl Node {
             resync_bytes: None,
             told: (Lsn(0), Lsn(0), Lsn(0), 0, 0),
             accepted: hello.received,
-            deferred: VecDeque::new(),
+            deferred: Backlog::default(),
             questions: Vec::new(),
         };
         self.link_stands(node, Link::Target(Box::new(target)));
@@ -394,6 +394,8 @@ impl Node {
         if self.peers[node.0 as usize].session() != Some(session) {
             return;
         }
+        // The orphans that it has are ended: nobody sets them aside again.
+        self.set_aside = None;
         let (received, durable) = (self.log.end(), self.log.durable());
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
             target.stage = TargetStage::Stream;
@@ -405,7 +407,7 @@ impl Node {
         if let Err(why) = self.check_records(&records) {
             return self.close_link(node, why, true);
         }
-        let now = self.now;
+        let (now, window) = (self.now, self.cfg.window);
         let Some(target) = self.peers[node.0 as usize].target_mut() else { return };
         // A heartbeat may overtake records whose turn has not come (a limited bandwidth): older watermarks take nothing back.
         if watermarks.clock_us >= target.echo_us {
@@ -420,12 +422,29 @@ impl Node {
             TargetStage::Resync(resync) => {
                 resync.take_records(records);
                 resync.committed = resync.committed.max(watermarks.committed);
+                if resync.is_flooded(window) {
+                    return self.sends_too_much(node);
+                }
                 return self.poll_target(node);
             }
         }
         self.committed = self.committed.max(watermarks.committed);
         self.flush_to = self.flush_to.max(watermarks.flush_to);
         self.poll_target(node);
+        self.check_deferred(node);
+    }
+
+    /// What waits here is bounded by the window of an active that keeps to it.
+    fn check_deferred(&mut self, node: NodeId) {
+        let window = self.cfg.window;
+        if self.peers[node.0 as usize].target_mut().is_some_and(|t| t.deferred.exceeds(window, 1)) {
+            self.sends_too_much(node);
+        }
+    }
+
+    pub(super) fn sends_too_much(&mut self, node: NodeId) {
+        let why = format!("it has sent more than a window ({} bytes) that is not acknowledged", self.cfg.window);
+        self.close_link(node, &why, true);
     }
 
     pub(super) fn check_records(&self, records: &[Record]) -> Result<(), &'static str> {
@@ -482,6 +501,7 @@ impl Node {
             Some(target) if matches!(target.stage, TargetStage::Stream) => {
                 target.deferred.push_back(Deferred::Question { id, extent, crcs });
                 self.poll_target(node);
+                self.check_deferred(node);
             }
             _ => self.close_link(node, "a question outside the stream", true),
         }

@@ -24,6 +24,8 @@ const PARALLEL: usize = 4;
 const MAX_TRIES: u32 = 200;
 /// Ranges named in an answer for one peer; the events name all.
 const MAX_RANGES: usize = 10_000;
+/// Ranges in the events, for each peer.
+const MAX_SAID: u64 = 100;
 
 /// What a comparison came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -86,6 +88,8 @@ struct PeerRun {
     found: Compared,
     /// A repair could not be made: its block was written to all the time.
     not_mended: bool,
+    /// Ranges that differ, in the events or not.
+    said: u64,
 }
 
 #[derive(Debug)]
@@ -132,7 +136,7 @@ impl Node {
             };
             self.notice(Notice::VerifyStarted { peer: name.clone() });
             let found = Compared { peer: name, ..Compared::default() };
-            peers.insert(node, PeerRun { session, cursor: Some((VolumeId(0), 0)), found, not_mended: false });
+            peers.insert(node, PeerRun { session, cursor: Some((VolumeId(0), 0)), found, not_mended: false, said: 0 });
         }
         if peers.is_empty() {
             let peers = report.not_compared.into_iter().map(|n| (n.peer, n.why)).collect();
@@ -303,8 +307,11 @@ impl Node {
                 } else {
                     run.found.more_ranges += 1;
                 }
+                run.said += 1;
+                if run.said <= MAX_SAID {
+                    self.notice(Notice::VerifyDiffers { peer: peer.clone(), volume: volume.0, offset, length });
+                }
             }
-            self.notice(Notice::VerifyDiffers { peer: peer.clone(), volume: volume.0, offset, length });
             if repair {
                 self.verify_jobs += 1;
                 self.read_chunk(self.verify_jobs, node, extent, 0, true);
@@ -322,6 +329,9 @@ impl Node {
         found.unfinished = why.map(str::to_string);
         let (differing_bytes, repaired) = (found.differing_bytes, found.repaired);
         verify.report.peers.push(found);
+        if run.said > MAX_SAID {
+            self.notice(Notice::VerifyMoreDiffer { peer: peer.clone(), ranges: run.said - MAX_SAID });
+        }
         self.notice(Notice::VerifyFinished { peer, differing_bytes, repaired });
     }
 
@@ -336,7 +346,7 @@ impl Node {
             crc: 0,
             payload: crate::buf::Payload::empty(),
         };
-        let counted = extent.length.div_ceil(u64::from(GRAIN)) == crcs.len() as u64;
+        let counted = extent.length <= CHUNK && extent.length.div_ceil(u64::from(GRAIN)) == crcs.len() as u64;
         if self.check_records(&[probe]).is_err() || !counted {
             return self.close_link(node, "a question about a range that does not exist", true);
         }
@@ -345,6 +355,9 @@ impl Node {
         let began = self.log.end();
         let Some(session) = self.peers[node.0 as usize].session() else { return };
         if let Some(target) = self.peers[node.0 as usize].target_mut() {
+            if target.questions.len() >= PARALLEL {
+                return self.close_link(node, "more questions at a time than are ever asked", true);
+            }
             target.questions.push(Question { id, crcs, read, began });
         }
         for (part, offset, length) in parts {

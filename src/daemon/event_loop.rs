@@ -257,6 +257,12 @@ impl<E: Engine> Loop<E> {
             let active = fields.get("active").is_some_and(|a| Some(a) == fields.get("node"));
             let tenure = self.tenure.id().filter(|_| active).map(|t| format!("{:032x}", t.0));
             fields.insert("tenure".into(), tenure.into());
+            for (name, why) in self.peers.failures() {
+                let listed = fields.get_mut("peers").and_then(Value::as_array_mut);
+                if let Some(Value::Object(peer)) = listed.and_then(|l| l.iter_mut().find(|p| p["name"] == name)) {
+                    peer.insert("dial_error".into(), why.into());
+                }
+            }
             fields.insert("clients".into(), self.clients.count().into());
             fields.insert("parts".into(), parts.collect());
         }

@@ -227,7 +227,8 @@ mod tests {
         let (violation, steps) = (played.result.clone().unwrap_err(), played.steps);
         let found = shrink::<Forgetful>(&whole, played, &violation, &mut || true);
         let struck = &found.played.troubles.struck;
-        assert!(struck.len() <= 1, "one is enough that ends a process: {struck:?}");
+        // One that ends a process is enough, in some worlds with one that brings it about.
+        assert!(struck.len() <= 2, "{struck:?}");
         assert!(found.played.steps <= steps);
         let again = play::<Forgetful>(seed, &found.scope, 0, false);
         assert_eq!(again.digest, found.played.digest, "what is printed plays the same world");

@@ -19,6 +19,8 @@ const MAX_NAME: usize = 64;
 const MAX_NODES: usize = 16;
 const MAX_VOLUMES: usize = 64;
 const MAX_FEATURES: usize = 64;
+const MAX_SETTINGS: usize = 128;
+const MAX_SETTING: usize = 128;
 
 /// Bytes of a good-bye, which goes into events and `status` as it is.
 const MAX_WORDS: usize = 32 << 10;
@@ -85,6 +87,10 @@ fn check_hello(hello: &Hello) -> Result<(), &'static str> {
     }
     if hello.volumes.len() > MAX_VOLUMES || hello.features.len() > MAX_FEATURES {
         return Err("it has too many volumes or features");
+    }
+    let fits = |text: &String| text.len() <= MAX_SETTING && text.chars().all(|c| c.is_ascii_graphic());
+    if hello.settings.len() > MAX_SETTINGS || !hello.settings.iter().all(|(k, v)| fits(k) && fits(v)) {
+        return Err("its settings are too many, too long or not in plain letters");
     }
     let terms = &hello.lineage;
     if terms.len() > MAX_TERMS || terms.windows(2).any(|w| w[0].first > w[1].first) {

@@ -51,6 +51,7 @@ fn hello() -> Hello {
             overwritten_in: Some(TermId(7)),
         }),
         features: vec!["lz4".into()],
+        settings: vec![("resource.stall_ms".into(), "2000".into())],
         probe: false,
     }
 }
@@ -227,6 +228,9 @@ fn a_hello_without_sense_is_refused() {
     refused(|h| h.resource = "x".repeat(200_000));
     refused(|h| h.volumes = vec![("v".into(), 1); 65]);
     refused(|h| h.features = vec!["f".into(); 65]);
+    refused(|h| h.settings = vec![("k".into(), "v".into()); 129]);
+    refused(|h| h.settings[0].1 = "v".repeat(129));
+    refused(|h| h.settings[0].0 = "k\n".into());
     refused(|h| h.lineage.clear());
     refused(|h| h.lineage = vec![h.lineage[0]; 257]);
     refused(|h| h.lineage.push(Term { first: Lsn(76), ..h.lineage[0] }));

@@ -13,8 +13,8 @@ use understudy::demo::rng::Rng;
 use understudy::nbd_client::{Address, Client};
 
 /// A pair in sync, the URI of its volume of 32 MiB, and a place for files.
-fn pair() -> (Cluster, String, PathBuf) {
-    let cluster = Cluster::serving(&Plan::of(&["alpha", "beta"], "32MiB"), &[0, 1]);
+fn serving() -> (Cluster, String, PathBuf) {
+    let cluster = Cluster::serving(&pair("32MiB"), &[0, 1]);
     let (uri, folder) = (cluster.nbd_uri(0, VOLUME), cluster.folder().to_owned());
     (cluster, uri, folder)
 }
@@ -45,7 +45,7 @@ fn nbdinfo_reads_the_export() {
     if !have("nbdinfo") {
         return;
     }
-    let (_cluster, uri, _) = pair();
+    let (_cluster, uri, _) = serving();
     let info: Value = serde_json::from_str(&run("nbdinfo", &["--json", &uri])).expect("JSON");
     let export = &info["exports"][0];
     assert_eq!(export["export-size"], 32 << 20);
@@ -64,7 +64,7 @@ fn nbdcopy_goes_there_and_back() {
     if !have("nbdcopy") {
         return;
     }
-    let (mut cluster, uri, folder) = pair();
+    let (mut cluster, uri, folder) = serving();
     let (source, back) = (image(&folder, 1), folder.join("back.raw"));
     run("nbdcopy", &["--flush", &source.display().to_string(), &uri]);
     run("nbdcopy", &[&uri, &back.display().to_string()]);
@@ -79,7 +79,7 @@ fn qemu_img_converts_and_compares() {
     if !have("qemu-img") {
         return;
     }
-    let (mut cluster, uri, folder) = pair();
+    let (mut cluster, uri, folder) = serving();
     let info: Value = serde_json::from_str(&run("qemu-img", &["info", "--output=json", &uri])).expect("JSON");
     assert_eq!(info["virtual-size"], 32 << 20);
     let source = image(&folder, 2).display().to_string();
@@ -96,7 +96,7 @@ fn qemu_io_writes_zeroes_discards_and_flushes() {
     if !have("qemu-io") {
         return;
     }
-    let (mut cluster, uri, _) = pair();
+    let (mut cluster, uri, _) = serving();
     let commands = [
         "write -P 0x11 0 1M",
         "write -f -P 0x22 512k 64k",
@@ -129,7 +129,7 @@ fn fio_verifies_what_it_wrote() {
         println!("SKIPPED: no fio, or one without its nbd engine");
         return;
     }
-    let (mut cluster, uri, folder) = pair();
+    let (mut cluster, uri, folder) = serving();
     let state = format!("--aux-path={}", folder.display());
     let said = run(
         "fio",

@@ -23,6 +23,22 @@ pub use understudy::demo::cluster::{Plan, in_sync};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const VOLUME: &str = "disk0";
 
+/// alpha and beta, with one volume of `size` and small logs.
+pub fn pair(size: &str) -> Plan {
+    Plan::of(&["alpha", "beta"], size)
+}
+
+/// The same, with logs so small that they overflow soon, and a passive that is given up soon.
+pub fn overflowing(size: &str) -> Plan {
+    pair(size).log_size("16MiB").resource("stall_ms = 300")
+}
+
+/// Whether the log of a node no longer reaches what its first peer has, by at least so many records.
+pub fn is_past_the_log(status: &Value, records: u64) -> bool {
+    let received = status["peers"][0]["received"].as_u64();
+    received.is_some() && status["log"]["from"].as_u64() > received.map(|r| r + records)
+}
+
 /// The program under test.
 pub fn exe() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_understudy"))
@@ -158,6 +174,13 @@ impl Cluster {
             peers.iter().any(|p| p["name"] == *name && matches!(p["state"].as_str(), Some("down" | "connecting")))
         };
         self.await_status(node, &format!("it sees that {name} is gone"), gone);
+    }
+
+    /// Makes `heir` active once it has seen that `dead` is gone.
+    #[track_caller]
+    pub fn take_over(&mut self, heir: usize, dead: usize) {
+        self.await_peer_gone(heir, dead);
+        must(self.0.promote_without(heir, &[dead]));
     }
 
     #[track_caller]

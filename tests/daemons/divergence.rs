@@ -8,12 +8,11 @@ const MIB: u64 = 1 << 20;
 /// Both are promoted by force while the other is taken for dead, and each takes writes that the other lacks.
 #[track_caller]
 fn diverged() -> Cluster {
-    let plan = Plan::of(&["alpha", "beta"], "16MiB").resource("stall_ms = 300");
+    let plan = pair("16MiB").resource("stall_ms = 300");
     let mut cluster = Cluster::serving(&plan, &[0, 1]);
     cluster.client(0).write(0, &[1; MIB as usize], true).unwrap();
     must(cluster.kill(0));
-    cluster.await_peer_gone(1, 0);
-    must(cluster.promote_without(1, &[0]));
+    cluster.take_over(1, 0);
     let mut client = cluster.client(1);
     client.write(2 * MIB, &[0xbb; MIB as usize], true).unwrap();
     client.write(8 * MIB, &block_of(0xbb), true).unwrap();

@@ -14,7 +14,7 @@ fn dry_run(cluster: &Cluster, node: usize) -> Value {
 
 #[test]
 fn a_catch_up_is_foretold_by_both_and_comes_about_when_it_is_wanted() {
-    let mut cluster = Cluster::serving(&Plan::of(&["alpha", "beta"], "16MiB"), &[0, 1]);
+    let mut cluster = Cluster::serving(&pair("16MiB"), &[0, 1]);
     assert_eq!(dry_run(&cluster, 0)["outcome"], "connected");
     // On both sides nobody wants the link, so it comes about for the question alone.
     must(cluster.command(0, &Command::Disconnect { peer: "beta".into(), force: true }));
@@ -40,11 +40,10 @@ fn a_catch_up_is_foretold_by_both_and_comes_about_when_it_is_wanted() {
 
 #[test]
 fn a_link_that_would_be_refused_is_said_to_be() {
-    let mut cluster = Cluster::serving(&Plan::of(&["alpha", "beta"], "16MiB").resource("stall_ms = 300"), &[0, 1]);
+    let mut cluster = Cluster::serving(&pair("16MiB").resource("stall_ms = 300"), &[0, 1]);
     cluster.client(0).write(0, &block_of(1), true).unwrap();
     must(cluster.kill(0));
-    cluster.await_peer_gone(1, 0);
-    must(cluster.promote_without(1, &[0]));
+    cluster.take_over(1, 0);
     cluster.client(1).write(4096, &block_of(2), true).unwrap();
     let seen = dry_run(&cluster, 1);
     assert_eq!(seen["learnt"], "earlier", "{seen}");

@@ -15,8 +15,8 @@ use understudy::demo::oracle::Promise;
 /// 40 MiB.
 const BLOCKS: u64 = 10_240;
 
-fn pair() -> Plan {
-    Plan::of(&["alpha", "beta"], "40MiB").log_size("16MiB").resource("stall_ms = 500")
+fn plan() -> Plan {
+    pair("40MiB").log_size("16MiB").resource("stall_ms = 500")
 }
 
 /// A file system of a limited size, held by a process that waits for its next size.
@@ -84,7 +84,7 @@ fn await_full_store(cluster: &mut Cluster, node: usize) {
 #[test]
 fn a_passive_whose_disk_is_full_is_dropped_and_comes_back_when_there_is_room() {
     let seed = seed("a_passive_whose_disk_is_full_is_dropped_and_comes_back_when_there_is_room");
-    let cluster = Cluster::bare(&pair());
+    let cluster = Cluster::bare(&plan());
     let Some(mut disk) = SmallDisk::under(&cluster, 1, "28m") else { return };
     let mut cluster = cluster.serve(&[0, 1]);
     let load = Load::start(&cluster, 0, writers(BLOCKS, seed));
@@ -102,7 +102,7 @@ fn a_passive_whose_disk_is_full_is_dropped_and_comes_back_when_there_is_room() {
 #[test]
 fn an_active_whose_disk_is_full_goes_on_when_there_is_room() {
     let seed = seed("an_active_whose_disk_is_full_goes_on_when_there_is_room");
-    let cluster = Cluster::bare(&pair());
+    let cluster = Cluster::bare(&plan());
     let Some(mut disk) = SmallDisk::under(&cluster, 0, "28m") else { return };
     let mut cluster = cluster.serve(&[0, 1]);
     let load = Load::start(&cluster, 0, writers(BLOCKS, seed));
@@ -118,15 +118,14 @@ fn an_active_whose_disk_is_full_goes_on_when_there_is_room() {
 #[test]
 fn an_active_whose_disk_is_full_has_lost_nothing() {
     let seed = seed("an_active_whose_disk_is_full_has_lost_nothing");
-    let cluster = Cluster::bare(&pair());
+    let cluster = Cluster::bare(&plan());
     let Some(mut disk) = SmallDisk::under(&cluster, 0, "28m") else { return };
     let mut cluster = cluster.serve(&[0, 1]);
     let load = Load::start(&cluster, 0, writers(BLOCKS, seed));
     await_full_store(&mut cluster, 0);
     must(cluster.kill(0));
     let mut writers = load.broken();
-    cluster.await_peer_gone(1, 0);
-    must(cluster.promote_without(1, &[0]));
+    cluster.take_over(1, 0);
     check(&cluster, 1, &mut writers, Promise::Completed);
     let load = Load::start(&cluster, 1, writers);
     load.await_writes(50);
@@ -144,7 +143,7 @@ fn an_active_whose_disk_is_full_has_lost_nothing() {
 #[test]
 fn a_resync_without_room_for_its_history_waits_for_it() {
     let seed = seed("a_resync_without_room_for_its_history_waits_for_it");
-    let cluster = Cluster::bare(&pair());
+    let cluster = Cluster::bare(&plan());
     let Some(mut disk) = SmallDisk::under(&cluster, 1, "62m") else { return };
     let mut cluster = cluster.serve(&[0, 1]);
     let mut writers = writers(BLOCKS, seed);
@@ -174,13 +173,12 @@ fn a_resync_without_room_for_its_history_waits_for_it() {
 /// Orphans are never thrown away: without room to set them aside the node stays out, says so, and comes back when there is room (R4).
 #[test]
 fn a_rejoin_without_room_for_the_salvage_is_refused_in_words() {
-    let cluster = Cluster::bare(&Plan::of(&["alpha", "beta"], "16MiB").log_size("16MiB").resource("stall_ms = 300"));
+    let cluster = Cluster::bare(&pair("16MiB").log_size("16MiB").resource("stall_ms = 300"));
     // Log and a store that is not written yet; then nothing is left for a copy of what it wrote.
     let Some(mut disk) = SmallDisk::under(&cluster, 1, "28m") else { return };
     let mut cluster = cluster.serve(&[0, 1]);
     must(cluster.kill(0));
-    cluster.await_peer_gone(1, 0);
-    must(cluster.promote_without(1, &[0]));
+    cluster.take_over(1, 0);
     let mut client = cluster.client(1);
     client.write(0, &[0xbb; 8 << 20], true).unwrap();
     cluster

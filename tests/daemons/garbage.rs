@@ -92,7 +92,7 @@ fn control_beginnings() -> Vec<Vec<u8>> {
 fn garbage_on_every_socket_disturbs_nobody() {
     let seed = seed("garbage_on_every_socket_disturbs_nobody");
     let mut rng = Rng::new(seed);
-    let mut cluster = Cluster::serving(&Plan::of(&["alpha", "beta"], "24MiB"), &[0, 1]);
+    let mut cluster = Cluster::serving(&pair("24MiB"), &[0, 1]);
     let (pids, load) = ([must(cluster.pid(0)), must(cluster.pid(1))], Load::start(&cluster, 0, writers(BLOCKS, seed)));
     let (nbd, control) = (nbd_beginnings(), control_beginnings());
     // As a peer's frames begin is the daemon's own affair: what a listener sends first is a fair beginning.
@@ -141,7 +141,7 @@ fn heard(port: u16) -> Vec<u8> {
 /// Connections that say nothing and stay must not use up what others need.
 #[test]
 fn silent_connections_do_not_keep_others_out() {
-    let mut cluster = Cluster::serving(&Plan::of(&["alpha", "beta"], "16MiB"), &[0, 1]);
+    let mut cluster = Cluster::serving(&pair("16MiB"), &[0, 1]);
     let Address::Unix(path) = cluster.nbd_address(0) else { panic!("a unix socket") };
     let silent: Vec<_> = (0..50).map_while(|_| UnixStream::connect(&path).ok()).collect();
     let silent_peers: Vec<_> = (0..50).map_while(|_| TcpStream::connect(("127.0.0.1", cluster.port(1))).ok()).collect();

@@ -13,7 +13,7 @@ fn occupied(cluster: &Cluster, node: usize) -> u64 {
 
 #[test]
 fn discards_reach_both_stores_and_stay_sparse() {
-    let mut cluster = Cluster::serving(&Plan::of(&["alpha", "beta"], "64MiB"), &[0, 1]);
+    let mut cluster = Cluster::serving(&pair("64MiB"), &[0, 1]);
     let mut client = cluster.client(0);
     for at in 0..16 {
         client.write(at * MIB, &vec![at as u8 + 1; MIB as usize], false).unwrap();
@@ -42,7 +42,7 @@ fn discards_reach_both_stores_and_stay_sparse() {
 
 #[test]
 fn zeroes_without_holes_are_zeros_on_both() {
-    let mut cluster = Cluster::serving(&Plan::of(&["alpha", "beta"], "16MiB"), &[0, 1]);
+    let mut cluster = Cluster::serving(&pair("16MiB"), &[0, 1]);
     let mut client = cluster.client(0);
     client.write(0, &vec![7; 4 << 20], false).unwrap();
     client.write_zeroes(MIB, 2 << 20, true).unwrap();
@@ -62,7 +62,7 @@ fn zeroes_without_holes_are_zeros_on_both() {
 /// machine that this runs on may have larger ones, and then they are refused.
 #[test]
 fn small_blocks_keep_their_neighbours() {
-    let plan = Plan::of(&["alpha", "beta"], "4MiB").resource("block_size = 512");
+    let plan = pair("4MiB").resource("block_size = 512");
     let memory = Path::new("/dev/shm");
     if !memory.is_dir() {
         return println!("SKIPPED: this machine has no /dev/shm");

@@ -20,7 +20,7 @@ fn write_blocks(cluster: &Cluster, bytes: &[u8], count: u64) {
 
 #[test]
 fn text_is_packed_and_noise_is_left_alone() {
-    let plan = Plan::of(&["alpha", "beta"], "16MiB").node("beta", "compress = \"lz4\"");
+    let plan = pair("16MiB").node("beta", "compress = \"lz4\"");
     let mut cluster = Cluster::serving(&plan, &[0, 1]);
     let line = b"Nov 21 14:03:11 db1 postgres[812]: LOG: checkpoint complete: wrote 81 buffers\n";
     let text: Vec<u8> = line.iter().copied().cycle().take(64 * BLOCK).collect();
@@ -41,7 +41,7 @@ fn text_is_packed_and_noise_is_left_alone() {
 /// What is written at once takes eight times `stall_ms` under the limit: that is no stall.
 #[test]
 fn a_limited_sync_peer_slows_writes_and_is_not_dropped() {
-    let plan = Plan::of(&["alpha", "beta"], "16MiB").resource("stall_ms = 250").node("beta", "bandwidth = \"2MiB/s\"");
+    let plan = pair("16MiB").resource("stall_ms = 250").node("beta", "bandwidth = \"2MiB/s\"");
     let mut cluster = Cluster::serving(&plan, &[0, 1]);
     write_blocks(&cluster, &vec![7; 4 << 20], 2);
     let status = must(cluster.status(0));

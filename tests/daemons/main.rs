@@ -1,6 +1,7 @@
 //! Tests with real daemons, real sockets and real clients. One program, so that all of them run beside one another; each has
 //! its own folder, ports and processes. `docs/testing.md` says how to run one, and how to try a failure again.
 
+mod block_devices;
 mod bounds;
 mod clients;
 mod common;

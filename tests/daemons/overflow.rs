@@ -9,13 +9,7 @@ use understudy::demo::rng::Rng;
 const BLOCKS: u64 = 10_240;
 
 fn small_log() -> Plan {
-    Plan::of(&["alpha", "beta"], "40MiB").log_size("16MiB").resource("stall_ms = 300")
-}
-
-/// Whether the log of a node no longer reaches what its first peer has.
-fn is_past_the_log(status: &Value) -> bool {
-    let received = status["peers"][0]["received"].as_u64();
-    received.is_some() && status["log"]["from"].as_u64() > received.map(|r| r + 1)
+    overflowing("40MiB")
 }
 
 #[test]
@@ -27,7 +21,7 @@ fn a_killed_passive_past_the_log_is_resynced_under_load() {
     for _ in 0..2 {
         load.await_writes(50);
         must(cluster.kill(1));
-        cluster.await_status(0, "its log overflows", is_past_the_log);
+        cluster.await_status(0, "its log overflows", |s| is_past_the_log(s, 1));
         pause(&mut rng, 0..200);
         must(cluster.start(1));
         cluster.await_in_sync(0, &[0, 1]);
@@ -48,7 +42,7 @@ fn a_disconnected_passive_past_the_log_is_resynced_under_load() {
     let load = Load::start(&cluster, 0, writers(BLOCKS, seed));
     load.await_writes(50);
     must(cluster.command(0, &Command::Disconnect { peer: "beta".into(), force: true }));
-    cluster.await_status(0, "its log overflows", is_past_the_log);
+    cluster.await_status(0, "its log overflows", |s| is_past_the_log(s, 1));
     must(cluster.command(0, &Command::Connect { peer: "beta".into(), dry_run: false }));
     cluster.await_in_sync(0, &[0, 1]);
     load.await_writes(50);
@@ -71,12 +65,10 @@ fn a_frozen_async_passive_is_left_behind_and_returns_to_the_log() {
     must(cluster.signal(1, Signal::SIGSTOP));
     // Even what was on its way when it froze does not reach to the log any more.
     let window = (1 << 20) / 4096;
-    cluster.await_status(0, "its log overflows", |s| {
-        s["log"]["from"].as_u64().unwrap_or(0) > s["peers"][0]["received"].as_u64().unwrap_or(0) + 2 * window
-    });
+    cluster.await_status(0, "its log overflows", |s| is_past_the_log(s, 2 * window));
     load.await_writes(50);
     must(cluster.signal(1, Signal::SIGCONT));
-    cluster.await_status(0, "beta follows again, from the log", |s| follows(s) && !is_past_the_log(s));
+    cluster.await_status(0, "beta follows again, from the log", |s| follows(s) && !is_past_the_log(s, 1));
     load.await_writes(50);
     let mut writers = load.stop();
     assert_eq!(check(&cluster, 0, &mut writers, Promise::Completed), 0);
@@ -92,7 +84,7 @@ fn the_bitmap_survives_the_active() {
     let load = Load::start(&cluster, 0, writers(BLOCKS, seed));
     load.await_writes(50);
     must(cluster.kill(1));
-    cluster.await_status(0, "its log overflows", is_past_the_log);
+    cluster.await_status(0, "its log overflows", |s| is_past_the_log(s, 1));
     must(cluster.kill(0));
     let mut writers = load.broken();
     must(cluster.start(0));

@@ -9,13 +9,13 @@ use understudy::demo::rng::Rng;
 /// 48 MiB.
 const BLOCKS: u64 = 12_288;
 
-fn pair() -> Plan {
-    Plan::of(&["alpha", "beta"], "48MiB")
+fn plan() -> Plan {
+    pair("48MiB")
 }
 
 #[test]
 fn what_is_written_is_read_back_and_reaches_the_passive() {
-    let mut cluster = Cluster::serving(&pair(), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan(), &[0, 1]);
     let mut client = cluster.client(0);
     assert_eq!(client.export().size, 48 << 20);
     assert_eq!(client.export().block, 4096);
@@ -36,7 +36,7 @@ fn what_is_written_is_read_back_and_reaches_the_passive() {
 fn a_killed_active_loses_nothing_that_was_promised() {
     let seed = seed("a_killed_active_loses_nothing_that_was_promised");
     let mut rng = Rng::new(seed);
-    let mut cluster = Cluster::serving(&pair(), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan(), &[0, 1]);
     let mut writers = writers(BLOCKS, seed);
     let (mut active, mut given_up) = (0, 0);
     for round in 0..10 {
@@ -69,7 +69,7 @@ fn a_killed_active_loses_nothing_that_was_promised() {
 fn a_killed_passive_does_not_stop_the_writers_and_catches_up() {
     let seed = seed("a_killed_passive_does_not_stop_the_writers_and_catches_up");
     let mut rng = Rng::new(seed);
-    let mut cluster = Cluster::serving(&pair().resource("stall_ms = 300"), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan().resource("stall_ms = 300"), &[0, 1]);
     let load = Load::start(&cluster, 0, writers(BLOCKS, seed));
     for _ in 0..10 {
         load.await_writes(50);
@@ -90,7 +90,7 @@ fn a_killed_passive_does_not_stop_the_writers_and_catches_up() {
 #[test]
 fn a_frozen_passive_is_dropped_and_comes_back() {
     let seed = seed("a_frozen_passive_is_dropped_and_comes_back");
-    let mut cluster = Cluster::serving(&pair().resource("stall_ms = 500"), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan().resource("stall_ms = 500"), &[0, 1]);
     let load = Load::start(&cluster, 0, writers(BLOCKS, seed));
     for _ in 0..2 {
         load.await_writes(100);
@@ -111,7 +111,7 @@ fn a_frozen_passive_is_dropped_and_comes_back() {
 /// With `on_stall = "suspend"` the writer waits for the passive, and nothing is said to be done that is not on both.
 #[test]
 fn a_writer_waits_where_the_file_says_suspend() {
-    let mut cluster = Cluster::serving(&pair().resource("stall_ms = 300").resource("on_stall = \"suspend\""), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan().resource("stall_ms = 300").resource("on_stall = \"suspend\""), &[0, 1]);
     let mut client = cluster.client(0);
     client.write(0, &block_of(1), true).unwrap();
     must(cluster.kill(1));
@@ -135,7 +135,7 @@ fn a_writer_waits_where_the_file_says_suspend() {
 fn the_active_role_goes_back_and_forth_under_load() {
     let seed = seed("the_active_role_goes_back_and_forth_under_load");
     let mut rng = Rng::new(seed);
-    let mut cluster = Cluster::serving(&pair(), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan(), &[0, 1]);
     let mut writers = writers(BLOCKS, seed);
     let mut active = 0;
     for _ in 0..6 {
@@ -158,7 +158,7 @@ fn the_active_role_goes_back_and_forth_under_load() {
 fn a_restarted_active_resumes_by_itself() {
     let seed = seed("a_restarted_active_resumes_by_itself");
     let mut rng = Rng::new(seed);
-    let mut cluster = Cluster::serving(&pair(), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan(), &[0, 1]);
     let mut writers = writers(BLOCKS, seed);
     for _ in 0..5 {
         let load = Load::start(&cluster, 0, writers);
@@ -179,7 +179,7 @@ fn a_restarted_active_resumes_by_itself() {
 /// It was alone in sync, so it needs to ask nobody.
 #[test]
 fn a_restarted_active_that_was_alone_resumes_without_its_peer() {
-    let mut cluster = Cluster::serving(&pair().resource("stall_ms = 300"), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan().resource("stall_ms = 300"), &[0, 1]);
     must(cluster.kill(1));
     cluster.await_in_sync(0, &[0]);
     cluster.client(0).write(4096, &block_of(5), true).unwrap();
@@ -197,7 +197,7 @@ fn a_restarted_active_that_was_alone_resumes_without_its_peer() {
 /// Both were in sync when the active's daemon died and the passive with it: alone it cannot know whether the other went on.
 #[test]
 fn a_restarted_active_waits_for_a_member_that_may_have_gone_on() {
-    let mut cluster = Cluster::serving(&pair(), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan(), &[0, 1]);
     cluster.client(0).write(4096, &block_of(6), true).unwrap();
     must(cluster.kill(0));
     must(cluster.kill(1));

@@ -72,7 +72,7 @@ fn signals_end_it_in_order_and_it_resumes() {
 /// A write waits for a passive that is frozen, so the first signal does not end it yet.
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let mut cluster = Cluster::serving(&Plan::of(&["alpha", "beta"], "16MiB").resource("stall_ms = 3600000"), &[0, 1]);
+    let mut cluster = Cluster::serving(&pair("16MiB").resource("stall_ms = 3600000"), &[0, 1]);
     must(cluster.signal(1, Signal::SIGSTOP));
     let mut client = cluster.client(0);
     let writer = std::thread::spawn(move || client.write(0, &block_of(1), false).is_err());

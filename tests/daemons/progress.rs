@@ -7,7 +7,7 @@ use understudy::core::Command;
 /// The log goes round while beta is away; what it then lacks is counted to its end.
 #[test]
 fn a_resync_is_shown_until_it_is_over() {
-    let plan = Plan::of(&["alpha", "beta"], "128MiB").log_size("16MiB").resource("stall_ms = 500");
+    let plan = pair("128MiB").log_size("16MiB").resource("stall_ms = 500");
     let mut cluster = Cluster::serving(&plan, &[0, 1]);
     must(cluster.command(0, &Command::Disconnect { peer: "beta".into(), force: true }));
     cluster.await_in_sync(0, &[0]);
@@ -43,7 +43,7 @@ fn a_resync_is_shown_until_it_is_over() {
 /// One durable write at a time: each part was measured as often as there were writes, and none is longer than the whole.
 #[test]
 fn the_parts_of_a_write_are_measured() {
-    let cluster = Cluster::serving(&Plan::of(&["alpha", "beta"], "16MiB"), &[0, 1]);
+    let cluster = Cluster::serving(&pair("16MiB"), &[0, 1]);
     let mut client = cluster.client(0);
     for at in 0..200 {
         client.write(at * 4096, &block_of(1), true).unwrap();

@@ -7,8 +7,8 @@ use std::net::TcpListener;
 use understudy::core::Command;
 use understudy::nbd_client::Client;
 
-fn pair() -> Plan {
-    Plan::of(&["alpha", "beta"], "16MiB")
+fn plan() -> Plan {
+    pair("16MiB")
 }
 
 /// Runs a command that must be refused: what it says.
@@ -33,7 +33,7 @@ fn has(text: &str, parts: &[&str]) {
 
 #[test]
 fn a_second_daemon_on_one_replica() {
-    let mut cluster = Cluster::serving(&pair(), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan(), &[0, 1]);
     let text = refused(&cluster, "run", 0, &[]);
     has(&text, &["alpha/log is in use", "another daemon"]);
     cluster.client(0).write(0, &block_of(1), true).unwrap();
@@ -43,7 +43,7 @@ fn a_second_daemon_on_one_replica() {
 /// The same parts by another file with other sockets: the sockets do not clash, the replica does.
 #[test]
 fn a_second_daemon_by_another_file() {
-    let cluster = Cluster::serving(&pair(), &[0, 1]);
+    let cluster = Cluster::serving(&plan(), &[0, 1]);
     let text = fs::read_to_string(cluster.file()).unwrap();
     let (dir, other) = (cluster.dir(0).display().to_string(), cluster.folder().join("other"));
     fs::create_dir(&other).unwrap();
@@ -61,7 +61,7 @@ fn a_second_daemon_by_another_file() {
 
 #[test]
 fn a_port_in_use() {
-    let cluster = Cluster::bare(&pair());
+    let cluster = Cluster::bare(&plan());
     must(cluster.create(0));
     let _taken = TcpListener::bind(("127.0.0.1", cluster.port(0))).unwrap();
     let text = refused(&cluster, "run", 0, &[]);
@@ -71,11 +71,11 @@ fn a_port_in_use() {
 
 #[test]
 fn peers_whose_volumes_differ_in_size() {
-    let mut cluster = Cluster::bare(&pair());
+    let mut cluster = Cluster::bare(&plan());
     must(cluster.create(0));
     must(cluster.start(0));
     cluster.await_answer(0);
-    let mut other = pair();
+    let mut other = plan();
     other.volumes[0].1 = "32MiB".into();
     must(cluster.write_file(&other));
     must(cluster.create(1));
@@ -89,7 +89,7 @@ fn peers_whose_volumes_differ_in_size() {
 
 #[test]
 fn a_passive_that_is_asked_to_serve() {
-    let cluster = Cluster::serving(&pair(), &[0, 1]);
+    let cluster = Cluster::serving(&plan(), &[0, 1]);
     let refusal = Client::connect(&cluster.nbd_address(1), VOLUME, PATIENCE).err().expect("a passive does not serve");
     println!("the passive says: {refusal}");
     let text = refused(&cluster, "promote", 1, &[]);
@@ -103,7 +103,7 @@ fn a_passive_that_is_asked_to_serve() {
 
 #[test]
 fn commands_that_name_nobody() {
-    let cluster = Cluster::serving(&pair(), &[0, 1]);
+    let cluster = Cluster::serving(&plan(), &[0, 1]);
     has(&refused(&cluster, "switchover", 0, &["--to", "gamma"]), &["gamma", "alpha, beta"]);
     has(&refused(&cluster, "switchover", 0, &["--to", "alpha"]), &["alpha is already active"]);
     has(&refused(&cluster, "disconnect", 0, &["gamma"]), &["gamma"]);
@@ -114,7 +114,7 @@ fn commands_that_name_nobody() {
 /// The only other in-sync node cannot be lost by accident.
 #[test]
 fn parting_from_the_last_member() {
-    let mut cluster = Cluster::serving(&pair(), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan(), &[0, 1]);
     has(&refused(&cluster, "disconnect", 0, &["beta"]), &["only other in-sync", "--force"]);
     must(cluster.command(0, &Command::Disconnect { peer: "beta".into(), force: true }));
     cluster.await_in_sync(0, &[0]);
@@ -127,7 +127,7 @@ fn parting_from_the_last_member() {
 /// It lacks writes that completed without it: plainly promoted it would lose them.
 #[test]
 fn promoting_a_node_that_was_dropped() {
-    let mut cluster = Cluster::serving(&pair().resource("stall_ms = 300"), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan().resource("stall_ms = 300"), &[0, 1]);
     must(cluster.kill(1));
     cluster.await_in_sync(0, &[0]);
     cluster.client(0).write(0, &block_of(1), true).unwrap();
@@ -140,7 +140,7 @@ fn promoting_a_node_that_was_dropped() {
 
 #[test]
 fn creating_over_what_is_there() {
-    let mut cluster = Cluster::bare(&pair());
+    let mut cluster = Cluster::bare(&plan());
     must(cluster.create(0));
     let log = cluster.dir(0).join("log");
     let before = fs::read(&log).unwrap();
@@ -163,7 +163,7 @@ fn creating_over_what_is_there() {
 
 #[test]
 fn running_what_was_never_created_or_is_another_nodes() {
-    let cluster = Cluster::bare(&pair());
+    let cluster = Cluster::bare(&plan());
     has(&refused(&cluster, "run", 0, &[]), &["create"]);
     must(cluster.create(0));
     fs::rename(cluster.dir(0), cluster.dir(1)).unwrap();
@@ -178,7 +178,7 @@ fn running_what_was_never_created_or_is_another_nodes() {
 
 #[test]
 fn a_malformed_file() {
-    let cluster = Cluster::bare(&pair());
+    let cluster = Cluster::bare(&plan());
     let good = fs::read_to_string(cluster.file()).unwrap();
     for (from, to, parts) in [
         ("size = \"16MiB\"", "size = \"lots\"", &["volume.disk0.size", "lots"][..]),
@@ -196,7 +196,7 @@ fn a_malformed_file() {
 
 #[test]
 fn nobody_is_running() {
-    let cluster = Cluster::bare(&pair());
+    let cluster = Cluster::bare(&plan());
     has(&refused(&cluster, "status", 0, &[]), &["alpha is not running", "understudy run"]);
     has(&refused(&cluster, "promote", 0, &[]), &["alpha is not running"]);
 }

@@ -10,8 +10,8 @@ use understudy::demo::rng::Rng;
 const BLOCKS: u64 = 24_576;
 
 /// A small window makes many small steps of a resync.
-fn pair() -> Plan {
-    Plan::of(&["alpha", "beta"], "96MiB").log_size("16MiB").resource("stall_ms = 300").resource("window = \"1MiB\"")
+fn plan() -> Plan {
+    overflowing("96MiB").resource("window = \"1MiB\"")
 }
 
 /// Has `passive` report everything that was written so far, then parts it from `active` until the log has overflowed, and
@@ -25,10 +25,7 @@ fn in_mid_resync(cluster: &mut Cluster, active: usize, passive: usize, writers: 
     cluster.await_in_sync(active, &[active, passive]);
     must(cluster.kill(passive));
     let load = Load::start(cluster, active, writers);
-    cluster.await_status(active, "its log overflows, twice over", |s| {
-        let received = s["peers"][0]["received"].as_u64().unwrap_or(0);
-        s["log"]["from"].as_u64().unwrap_or(0) > received + 4000
-    });
+    cluster.await_status(active, "its log overflows, twice over", |s| is_past_the_log(s, 4000));
     must(cluster.start(passive));
     cluster.await_status(active, "the resync has begun", |s| s["peers"][0]["state"] == "resyncing");
     load
@@ -38,7 +35,7 @@ fn in_mid_resync(cluster: &mut Cluster, active: usize, passive: usize, writers: 
 fn a_killed_source_leaves_a_passive_that_can_be_promoted() {
     let seed = seed("a_killed_source_leaves_a_passive_that_can_be_promoted");
     let mut rng = Rng::new(seed);
-    let mut cluster = Cluster::serving(&pair(), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan(), &[0, 1]);
     let mut writers = writers(BLOCKS, seed);
     let (mut active, mut rolled_back) = (0, 0);
     for round in 0..3 {
@@ -47,8 +44,7 @@ fn a_killed_source_leaves_a_passive_that_can_be_promoted() {
         pause(&mut rng, 0..100);
         must(cluster.kill(active));
         writers = load.broken();
-        cluster.await_peer_gone(passive, active);
-        must(cluster.promote_without(passive, &[active]));
+        cluster.take_over(passive, active);
         let given_up = check(&cluster, passive, &mut writers, Promise::AnyPrefix);
         let back = cluster.said(passive).contains("rolled_back");
         rolled_back += u32::from(back);
@@ -65,7 +61,7 @@ fn a_killed_source_leaves_a_passive_that_can_be_promoted() {
 fn a_passive_killed_in_mid_resync_goes_on_where_it_was() {
     let seed = seed("a_passive_killed_in_mid_resync_goes_on_where_it_was");
     let mut rng = Rng::new(seed);
-    let mut cluster = Cluster::serving(&pair(), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan(), &[0, 1]);
     let load = in_mid_resync(&mut cluster, 0, 1, writers(BLOCKS, seed));
     for _ in 0..4 {
         pause(&mut rng, 0..120);
@@ -87,7 +83,7 @@ fn a_passive_killed_in_mid_resync_goes_on_where_it_was() {
 fn a_passive_killed_in_mid_resync_can_be_promoted_from_its_disk() {
     let seed = seed("a_passive_killed_in_mid_resync_can_be_promoted_from_its_disk");
     let mut rng = Rng::new(seed);
-    let mut cluster = Cluster::serving(&pair(), &[0, 1]);
+    let mut cluster = Cluster::serving(&plan(), &[0, 1]);
     let mut writers = writers(BLOCKS, seed);
     let mut active = 0;
     for round in 0..3 {

@@ -25,8 +25,7 @@ fn the_far_node_follows_whoever_is_active() {
     load.await_writes(300);
     must(cluster.kill(0));
     let mut writers = load.broken();
-    cluster.await_peer_gone(1, 0);
-    must(cluster.promote_without(1, &[0]));
+    cluster.take_over(1, 0);
     check(&cluster, 1, &mut writers, Promise::Completed);
     cluster.await_status(1, "offsite follows", |s| peer_state(s, "offsite") == "async");
     let load = Load::start(&cluster, 1, writers);
@@ -62,7 +61,7 @@ fn a_frozen_far_node_is_not_felt() {
 #[test]
 fn an_async_passive_is_a_valid_image() {
     let seed = seed("an_async_passive_is_a_valid_image");
-    let plan = Plan::of(&["alpha", "beta"], "24MiB").resource("mode = \"async\"");
+    let plan = pair("24MiB").resource("mode = \"async\"");
     let mut cluster = Cluster::serving(&plan, &[0]);
     let mut writers = writers(BLOCKS, seed);
     let mut active = 0;
@@ -73,8 +72,7 @@ fn an_async_passive_is_a_valid_image() {
         load.await_writes(200);
         must(cluster.kill(active));
         writers = load.broken();
-        cluster.await_peer_gone(passive, active);
-        must(cluster.promote_without(passive, &[active]));
+        cluster.take_over(passive, active);
         let lost = check(&cluster, passive, &mut writers, Promise::AnyPrefix);
         println!("{lost} writes were given up");
         must(cluster.start(active));

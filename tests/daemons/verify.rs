@@ -43,7 +43,7 @@ fn a_peer_that_is_not_there_is_named() {
 #[test]
 fn an_injected_difference_is_found_under_load_and_mended() {
     let seed = seed("an_injected_difference_is_found_under_load_and_mended");
-    let mut cluster = Cluster::serving(&Plan::of(&["alpha", "beta"], "48MiB"), &[0, 1]);
+    let mut cluster = Cluster::serving(&pair("48MiB"), &[0, 1]);
     cluster.client(0).write(QUIET, &[7; 4 << 20], true).unwrap();
     assert_eq!(must(cluster.tool("verify", 0, &[])).trim(), "beta: equal");
     // Once it is checkpointed nothing is applied again at the next start.
@@ -91,7 +91,7 @@ fn an_injected_difference_is_found_under_load_and_mended() {
 #[test]
 fn nothing_is_reported_where_nothing_differs() {
     let seed = seed("nothing_is_reported_where_nothing_differs");
-    let mut cluster = Cluster::serving(&Plan::of(&["alpha", "beta"], "40MiB"), &[0, 1]);
+    let mut cluster = Cluster::serving(&pair("40MiB"), &[0, 1]);
     let load = Load::start(&cluster, 0, writers(BLOCKS, seed));
     for _ in 0..10 {
         load.await_writes(20);

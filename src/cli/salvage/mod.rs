@@ -12,6 +12,7 @@ use super::args::SalvageCommand;
 use super::status::plain;
 use super::table::{Cell, Colour, layout};
 use crate::config::{self, Config, Volume, show_size};
+use crate::control::Client;
 use crate::core::VolumeId;
 use crate::daemon::disk::salvage_path;
 use crate::daemon::rfc3339;
@@ -19,6 +20,7 @@ use export::Export;
 use read::{Run, Salvage};
 use serde_json::{Value, json};
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 /// Carries out `understudy salvage ...`.
 pub fn execute(command: SalvageCommand, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -38,9 +40,21 @@ pub fn execute(command: SalvageCommand, out: &mut dyn Write) -> anyhow::Result<(
             let volume = choose(&config.volumes, volume.as_deref())?;
             let (to, base) = (to.as_path(), base.as_deref());
             let export = Export { salvage: &salvage, volumes: &config.volumes, volume, to, base, partial };
+            if let Some(user) = base.and_then(|base| store_in_use(&config, base)) {
+                eprintln!(
+                    "warning: the base is a store of {user}, whose daemon is running: the copy mixes what it held at different moments"
+                );
+            }
             said(&export, number, json, out)
         }
     }
+}
+
+/// The node of this file whose store that is, if its daemon runs here.
+fn store_in_use<'a>(config: &'a Config, base: &Path) -> Option<&'a str> {
+    let same = |store: &PathBuf| matches!((store.canonicalize(), base.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    let node = config.nodes.iter().find(|n| n.stores.iter().any(same))?;
+    Client::connect(&node.control).is_ok().then_some(node.name.as_str())
 }
 
 fn find(config: &Config, node: usize, number: u32) -> Result<Salvage, SalvageError> {

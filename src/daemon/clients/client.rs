@@ -1,5 +1,6 @@
 //! One NBD connection: its session, received bytes, and replies on their way.
 
+use super::budget::{Budget, Pace};
 use crate::core::Time;
 use crate::daemon::net::{Ahead, Inbox};
 use crate::daemon::ring::{Fd, Gather, Op};
@@ -60,6 +61,11 @@ pub struct Client {
     /// What the next ones are collected in.
     spare: ReplyBuf,
     sending: Option<u64>,
+    /// Memory taken for the payload that is awaited, and how it comes; 0 and none without one.
+    reserved: u64,
+    pace: Option<Pace>,
+    /// Memory taken for what the last receive could bring beside it.
+    ahead: u64,
     /// Writes that the last receive had room for and brought, about: the next one is planned for a few more.
     brought: usize,
     /// Length of the last write: the next one will most likely be as long. 0 after anything else.
@@ -84,6 +90,9 @@ impl Client {
             filling: ReplyBuf::new(),
             spare: ReplyBuf::new(),
             sending: None,
+            reserved: 0,
+            pace: None,
+            ahead: 0,
             last_write: 0,
             brought: 0,
         };
@@ -99,6 +108,52 @@ impl Client {
     pub fn has_room(&self) -> bool {
         let unsent = self.filling.length() + self.sending.unwrap_or(0);
         self.outstanding < OUTSTANDING && self.reading + unsent < OWED
+    }
+
+    /// Whether the next `n` bytes have come.
+    pub fn has_come(&self, n: usize) -> bool {
+        self.inbox.has(n)
+    }
+
+    /// Whether memory was taken for the payload that is awaited.
+    pub fn has_reserved(&self) -> bool {
+        self.pace.is_some()
+    }
+
+    /// Bytes of the write that is being received.
+    pub fn reserved(&self) -> u64 {
+        self.reserved
+    }
+
+    /// Memory that its receive takes beside that.
+    #[cfg(test)]
+    pub fn ahead(&self) -> u64 {
+        self.ahead
+    }
+
+    /// Memory was taken for the payload that is awaited.
+    pub fn reserve(&mut self, bytes: u64, now: Time) {
+        self.reserved = bytes;
+        self.pace = Some(Pace::from(now));
+    }
+
+    /// A request has come whose payload has so many bytes; what was reserved for it is its own from now on.
+    pub fn hand_over(&mut self, bytes: u64) -> u64 {
+        assert_eq!(bytes, self.reserved, "what was reserved for the payload that has come");
+        self.pace = None;
+        std::mem::take(&mut self.reserved)
+    }
+
+    /// When it has been too slow for those who wait for the memory that it holds, if somebody does.
+    pub fn late_at(&self, budget: &Budget) -> Option<Time> {
+        let pace = self.pace.filter(|_| self.life == Life::Open)?;
+        Some(pace.late_at(budget.awaited_since(self.reserved)?))
+    }
+
+    /// It is gone with all that it received.
+    pub fn give_back(self, budget: &mut Budget) {
+        budget.forsake(self.reserved);
+        budget.give_back_ahead(self.ahead);
     }
 
     /// Feeds the session the next piece that has come in full; false if there is none.
@@ -127,13 +182,27 @@ impl Client {
     }
 
     /// The next receive.
-    pub fn receive(&mut self) -> Op {
+    pub fn receive(&mut self, budget: &mut Budget) -> Op {
         self.receiving = true;
+        budget.give_back_ahead(std::mem::take(&mut self.ahead));
+        let ahead = self.guess();
+        let ahead = match budget.take_ahead(ahead.memory()) {
+            true => {
+                self.ahead = ahead.memory();
+                ahead
+            }
+            false => Ahead::Bytes(REQUEST_HEAD),
+        };
+        self.inbox.plan(ahead).into_op(self.socket.clone())
+    }
+
+    /// What the next receive will bring, most likely, beside what is awaited.
+    fn guess(&self) -> Ahead {
         let slot = match self.session.want() {
             Want::Payload(n) => n,
             _ => self.last_write,
         };
-        let ahead = if self.session.export().is_none() || slot == 0 {
+        if self.session.export().is_none() || slot == 0 {
             Ahead::Bytes(REQUEST_HEAD * HEADS)
         } else if slot > GUESS_BYTES {
             Ahead::Bytes(REQUEST_HEAD)
@@ -143,13 +212,15 @@ impl Client {
                 slot,
                 count: (GUESS_BYTES / slot).min(self.brought + 2).clamp(1, WRITES),
             }
-        };
-        self.inbox.plan(ahead).into_op(self.socket.clone())
+        }
     }
 
     /// Takes back a receive that brought `n` bytes.
-    pub fn received(&mut self, op: Op, n: usize) {
+    pub fn received(&mut self, op: Op, n: usize, now: Time) {
         let Op::Recv { bufs, areas, .. } = op else { unreachable!("only receives are received") };
+        if let Some(pace) = &mut self.pace {
+            pace.brought(n, now);
+        }
         self.brought = n / (REQUEST_HEAD + self.last_write.max(1));
         self.inbox.received(bufs, &areas, n);
     }

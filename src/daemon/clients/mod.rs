@@ -2,9 +2,10 @@
 //! round.
 //!
 //! Nothing that a client does can take more than a bounded amount of memory: a connection has a limit of requests and
-//! of bytes that it has not taken yet, all together have one of bytes that wait for an answer, and past it, or while the core has
-//! no room, nothing is received.
+//! of bytes that it has not taken yet, all together have one account ([`Budget`]) of bytes that are being received or wait for an
+//! answer, and past it, or while the core has no room, nothing is received.
 
+mod budget;
 mod client;
 mod listeners;
 #[cfg(test)]
@@ -17,7 +18,8 @@ use super::ring::Op;
 use crate::config::Settings;
 use crate::core::{ClientError, ClientOp, Event, Reply, ReqId, TermId, Time};
 use crate::device::fenced_name;
-use crate::nbd::{Export, Output, Request, Ticket};
+use crate::nbd::{Export, Output, Request, Ticket, Want};
+use budget::{Budget, STEADY_BYTES, STEADY_MS};
 use client::{Client, Life};
 use listeners::Listeners;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -26,8 +28,6 @@ use std::rc::Rc;
 
 /// Connections at a time.
 const CLIENTS: usize = 128;
-/// The share of `memory` that requests may hold before the core has answered them.
-const HELD_SHARE: u64 = 2;
 /// A client chooses its export within this.
 const HAGGLE_MS: u64 = 30_000;
 /// A connection that ends may take what is queued within this.
@@ -39,7 +39,7 @@ const DRAINING_MS: u64 = 10_000;
 struct Pending {
     client: ConnId,
     ticket: Ticket,
-    /// Bytes that it counts for against `Clients::held_most`.
+    /// Bytes that it counts for in `Clients::budget`.
     held: u64,
     read: bool,
 }
@@ -50,9 +50,7 @@ pub struct Clients {
     listeners: Listeners,
     conns: BTreeMap<ConnId, Client>,
     pending: HashMap<ReqId, Pending>,
-    held: u64,
-    /// Bytes of writes and reads that wait for their answer, of all connections together, past which nothing is received.
-    held_most: u64,
+    budget: Budget,
     /// Connections that may have complete requests which were not looked at.
     stalled: BTreeSet<ConnId>,
     /// Connections that may have something to send.
@@ -82,8 +80,7 @@ impl Clients {
             listeners: Listeners::new(&settings.nbd)?,
             conns: BTreeMap::new(),
             pending: HashMap::new(),
-            held: 0,
-            held_most: settings.node.memory / HELD_SHARE,
+            budget: Budget::of(settings.node.memory),
             stalled: BTreeSet::new(),
             unsent: BTreeSet::new(),
             open: true,
@@ -175,8 +172,26 @@ impl Clients {
             if client.life != Life::Open {
                 return self.bury(id);
             }
-            if !self.open || self.held >= self.held_most || !client.has_room() {
-                self.stalled.insert(id);
+            let room = match client.session.want() {
+                Want::Payload(_) if client.has_reserved() => true,
+                Want::Payload(n) => {
+                    let room = self.budget.reserve(id, n as u64, hub.now);
+                    if room {
+                        client.reserve(n as u64, hub.now);
+                    }
+                    room
+                }
+                _ if !self.open || !client.has_room() => {
+                    self.budget.leave(id);
+                    self.stalled.insert(id);
+                    false
+                }
+                Want::Head(n) if client.session.export().is_some() && client.has_come(n) => {
+                    self.budget.admit(id, hub.now)
+                }
+                _ => true,
+            };
+            if !room {
                 return;
             }
             if !client.step(&mut outputs) {
@@ -189,7 +204,7 @@ impl Clients {
         if let Some(client) = self.conns.get_mut(&id)
             && !client.receiving
         {
-            let op = client.receive();
+            let op = client.receive(&mut self.budget);
             hub.client(ClientTag::Recv(id), op);
         }
     }
@@ -219,7 +234,11 @@ impl Clients {
         };
         client.outstanding += 1;
         client.reading += if read { held } else { 0 };
-        self.held += held;
+        // What a write holds was reserved before it was received.
+        match read {
+            true => self.budget.asked(held),
+            false => self.budget.arrived(client.hand_over(held)),
+        }
         self.last_request += 1;
         let req = ReqId(self.last_request);
         self.pending.insert(req, Pending { client: id, ticket, held, read });
@@ -229,7 +248,7 @@ impl Clients {
     /// `Action::Complete`.
     pub fn complete(&mut self, req: ReqId, result: Result<Reply, ClientError>) {
         let Some(Pending { client: id, ticket, held, read }) = self.pending.remove(&req) else { return };
-        self.held -= held;
+        self.budget.answered(held);
         let Some(client) = self.conns.get_mut(&id) else { return };
         client.outstanding -= 1;
         client.reading -= if read { held } else { 0 };
@@ -242,8 +261,16 @@ impl Clients {
 
     /// Hands on what was held back and now has room.
     pub fn resume(&mut self, hub: &mut Hub) {
-        if !self.open || self.held >= self.held_most {
+        if !self.open {
             return;
+        }
+        for line in 0..self.budget.first().len() {
+            while let Some(first) = self.budget.first()[line] {
+                self.progress(first, hub);
+                if self.budget.first()[line] == Some(first) {
+                    break;
+                }
+            }
         }
         for id in std::mem::take(&mut self.stalled) {
             self.progress(id, hub);
@@ -279,8 +306,8 @@ impl Clients {
         let Some(client) = self.conns.get_mut(&id) else { return };
         client.receiving = false;
         match (client.life, result) {
-            (Life::Open, Ok(n)) if n > 0 => client.received(op, n),
-            (Life::Open, Err(libc::EINTR | libc::EAGAIN)) => client.received(op, 0),
+            (Life::Open, Ok(n)) if n > 0 => client.received(op, n, hub.now),
+            (Life::Open, Err(libc::EINTR | libc::EAGAIN)) => client.received(op, 0, hub.now),
             (Life::Open, _) => return self.kill(id),
             _ => return self.bury(id),
         }
@@ -311,12 +338,18 @@ impl Clients {
 
     /// When [`Clients::tick`] is wanted at the latest.
     pub fn deadline(&self) -> Option<Time> {
-        self.conns.values().filter_map(Client::until).chain(self.listeners.deadline()).min()
+        self.conns
+            .values()
+            .flat_map(|c| [c.until(), c.late_at(&self.budget)])
+            .flatten()
+            .chain(self.listeners.deadline())
+            .min()
     }
 
     /// Ends what has taken too long.
     pub fn tick(&mut self, hub: &mut Hub) {
         self.listeners.tick(hub);
+        self.end_slow(hub);
         let late = |c: &Client| c.until().is_some_and(|t| t <= hub.now);
         let late: Vec<ConnId> = self.conns.iter().filter(|(_, c)| late(c)).map(|(id, _)| *id).collect();
         for id in late {
@@ -330,18 +363,38 @@ impl Clients {
         }
     }
 
+    /// Ends those who hold memory for a write that they do not send, while others wait for it.
+    fn end_slow(&mut self, hub: &mut Hub) {
+        let slow = |c: &Client| c.late_at(&self.budget).is_some_and(|t| t <= hub.now);
+        let slow: Vec<ConnId> = self.conns.iter().filter(|(_, c)| slow(c)).map(|(id, _)| *id).collect();
+        for id in slow {
+            if let Some(client) = self.conns.get(&id) {
+                let (bytes, seconds) = (STEADY_BYTES >> 20, STEADY_MS / 1000);
+                let why = format!(
+                    "of a write of {} bytes that it began it sent less than {bytes} MiB in {seconds} s, while others waited for the memory",
+                    client.reserved()
+                );
+                hub.journal.complain(&Happening::Refused { from: client.from.clone(), why });
+            }
+            self.kill(id);
+        }
+    }
+
     /// Ends a connection. It is forgotten when nothing of it is in flight any more.
     fn kill(&mut self, id: ConnId) {
         if let Some(client) = self.conns.get_mut(&id) {
             client.life = Life::Dead;
             close_abruptly(&client.socket);
+            self.budget.leave(id);
         }
         self.bury(id);
     }
 
     fn bury(&mut self, id: ConnId) {
         if self.conns.get(&id).is_some_and(|c| c.life == Life::Dead && c.idle()) {
-            self.conns.remove(&id);
+            if let Some(client) = self.conns.remove(&id) {
+                client.give_back(&mut self.budget);
+            }
             self.stalled.remove(&id);
         }
     }

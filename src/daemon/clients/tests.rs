@@ -218,14 +218,91 @@ fn all_connections_together_hold_a_limited_number_of_bytes() {
     for _ in 0..20 {
         stage.step();
     }
-    assert_eq!(stage.asked.len() as u64, most >> 20);
-    assert_eq!(stage.clients.held, most);
+    // Both may have begun a write when there was room for one more.
+    let (requests, long) = stage.clients.budget.used();
+    assert!((most..=most + (1 << 20)).contains(&requests) && long <= 1 << 20, "{requests} {long}");
+    assert_eq!(stage.asked.len() as u64, requests >> 20);
     while stage.clients.last_request < 128 {
         let n = stage.asked.len();
         stage.answer(n, Ok(Reply::Done));
         stage.step();
     }
     senders.into_iter().for_each(|s| s.join().unwrap());
+}
+
+/// The head of a write of 1 MiB, and half of its payload.
+fn half_a_write(cookie: u64) -> Vec<u8> {
+    writes(1, 1 << 20)
+        .into_iter()
+        .take(28 + (512 << 10))
+        .enumerate()
+        .map(|(i, b)| if i == 15 { cookie as u8 } else { b })
+        .collect()
+}
+
+#[test]
+fn writes_that_are_begun_and_not_ended_hold_a_limited_number_of_bytes_for_a_limited_time() {
+    let mut stage = Stage::serving();
+    let events = stage.hub.journal.subscribe();
+    let clients: Vec<NbdClient> = (0..40).map(|_| stage.client()).collect();
+    let senders: Vec<_> = clients.iter().enumerate().map(|(i, c)| send(c, half_a_write(i as u64))).collect();
+    let waiting = |s: &mut Stage| s.clients.conns.values().filter(|c| !c.has_reserved() && !c.receiving).count();
+    until("all have begun", &mut stage, Stage::step, |s| waiting(s) == 8);
+    assert_eq!(stage.clients.budget.used(), (0, 32 << 20));
+    // Small ones are held up by none of it.
+    let mut small = stage.client();
+    small.stream.write_all(&writes(1, 4096)).unwrap();
+    stage.wait_for(1);
+    assert_eq!(stage.clients.count(), 41);
+    stage.hub.now = stage.clients.deadline().unwrap();
+    until("who sends nothing is ended", &mut stage, Stage::step, |s| s.clients.count() == 9);
+    assert!(
+        events
+            .try_iter()
+            .any(|e| e.contains("of a write of 1048576 bytes that it began it sent less than 1 MiB in 10 s"))
+    );
+    until("the others have room", &mut stage, Stage::step, |s| s.clients.budget.used() == (4096, 8 << 20));
+    assert_eq!(stage.clients.budget.first(), [None, None]);
+    // Now nobody waits, and nobody is hurried.
+    assert_eq!(stage.clients.deadline(), None);
+    until("all is sent", &mut stage, Stage::step, |_| senders.iter().all(|s| s.is_finished()));
+    drop(clients);
+    until("they are gone", &mut stage, Stage::step, |s| s.clients.count() == 1);
+    assert_eq!(stage.clients.budget.used(), (4096, 0));
+}
+
+#[test]
+fn who_comes_first_gets_room_first_and_all_get_it() {
+    let mut stage = Stage::serving();
+    let clients: Vec<NbdClient> = (0..6).map(|_| stage.client()).collect();
+    let senders: Vec<_> = clients.iter().map(|c| send(c, writes(20, 1 << 20))).collect();
+    let mut least = 0;
+    while stage.clients.last_request < 120 {
+        stage.wait_for(1);
+        stage.answer(1, Ok(Reply::Done));
+        let (requests, long) = stage.clients.budget.used();
+        assert!(requests < 64 << 20 && long <= 32 << 20, "{requests} {long}");
+        least += 1;
+        assert!(least < 10_000);
+    }
+    senders.into_iter().for_each(|s| s.join().unwrap());
+}
+
+#[test]
+fn receives_beyond_what_is_awaited_share_a_limited_number_of_bytes() {
+    let mut stage = Stage::serving();
+    let mut clients: Vec<NbdClient> = (0..100).map(|_| stage.client()).collect();
+    for client in &mut clients {
+        // The next one is expected to be as long.
+        client.stream.write_all(&writes(1, 128 << 10)).unwrap();
+    }
+    stage.wait_for(100);
+    let ahead: u64 = stage.clients.conns.values().map(Client::ahead).sum();
+    assert!((6 << 20..=8 << 20).contains(&ahead), "{ahead}");
+    for client in &mut clients {
+        client.stream.write_all(&writes(1, 128 << 10)).unwrap();
+    }
+    stage.wait_for(200);
 }
 
 #[test]
@@ -259,9 +336,9 @@ fn a_client_that_vanishes_leaves_nothing_behind() {
     drop(client);
     // The two accepts remain.
     until("it is gone", &mut stage, Stage::step, |s| s.clients.count() == 0 && s.hub.ring.in_flight() == 2);
-    assert_eq!(stage.clients.held, 9 * 65536, "the core still holds them");
+    assert_eq!(stage.clients.budget.used(), (9 * 65536, 0), "the core still holds them");
     stage.answer(9, Ok(Reply::Done));
-    assert_eq!(stage.clients.held, 0);
+    assert_eq!(stage.clients.budget.used(), (0, 0));
     assert!(stage.clients.settled() && stage.clients.stalled.is_empty());
 }
 

@@ -6,7 +6,7 @@
 //! as long as the write before. Where the guess is right nothing is copied, and one receive brings many writes; where it is
 //! wrong, the bytes are copied to where they belong.
 
-use crate::buf::BufMut;
+use crate::buf::{ALIGN, BufMut};
 use crate::daemon::ring::{Area, Op};
 use std::collections::VecDeque;
 
@@ -17,6 +17,18 @@ pub enum Ahead {
     Bytes(usize),
     /// `count` times a head of `head` bytes and a payload of `slot` bytes.
     Slots { head: usize, slot: usize, count: usize },
+}
+
+impl Ahead {
+    /// Memory that it takes, where that is worth counting.
+    pub fn memory(&self) -> u64 {
+        let pages = |n: usize| n.next_multiple_of(ALIGN) as u64;
+        match self {
+            Ahead::Bytes(n) if *n <= ALIGN => 0,
+            Ahead::Bytes(n) => pages(*n),
+            Ahead::Slots { head, slot, count } => (pages(*head) + pages(*slot)) * *count as u64,
+        }
+    }
 }
 
 /// Memory for one receive: each buffer is filled from `from[i]` on, one after the other.
@@ -57,6 +69,11 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    /// Whether the next `n` bytes have come.
+    pub fn has(&self, n: usize) -> bool {
+        self.available >= n
+    }
+
     /// Moves the next `n` bytes to the end of `out`, if that many have come.
     pub fn take(&mut self, n: usize, out: &mut Vec<u8>) -> bool {
         assert!(self.awaited.is_none() && !self.awaited_lent, "a payload was asked for and must be fetched first");

@@ -145,6 +145,11 @@ impl Peers {
         named.map(|(spec, way)| (spec.name.as_str(), way.sent_bytes, way.wire_bytes))
     }
 
+    /// The peers that could not be dialed when it was last tried, and why.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.failing.iter().map(|(peer, why)| (self.node.name(*peer), why.as_str()))
+    }
+
     /// `Action::Close`. What is queued is still sent.
     pub fn close(&mut self, peer: NodeId, session: SessionId, hub: &mut Hub) {
         if let Some(id) = self.session(peer, session) {

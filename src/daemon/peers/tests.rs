@@ -98,6 +98,7 @@ fn hello(node: &str) -> Box<Hello> {
         promoting: false,
         gap: None,
         features: vec!["lz4".into()],
+        settings: vec![],
         probe: false,
     })
 }
