@@ -129,12 +129,13 @@ impl Queue {
 
 /// What is asked, or the errno that it is refused with.
 fn parse(shape: &Shape, asked: IoDescription) -> Result<Op, i32> {
-    let offset = asked.start_sector.checked_mul(512).ok_or(libc::EINVAL)?;
-    let length = u64::from(asked.sectors) * 512;
     let op = asked.op_flags & 0xff;
+    // A flush is nowhere: its sector is -1.
     if op == abi::OP_FLUSH {
         return Ok(Op::Flush);
     }
+    let offset = asked.start_sector.checked_mul(512).ok_or(libc::EINVAL)?;
+    let length = u64::from(asked.sectors) * 512;
     let block = u64::from(shape.block);
     let inside = offset.checked_add(length).is_some_and(|end| end <= shape.size);
     if !inside || length == 0 || !offset.is_multiple_of(block) || !length.is_multiple_of(block) {
