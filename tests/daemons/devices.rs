@@ -169,7 +169,7 @@ fn file_system(make: &[&str], options: &str) {
     let at = stage.mount(options);
     let output = fio(&at, "verified", 1).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let mark: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7 >> 5) as u8).collect();
+    let mark: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 7) >> 5) as u8).collect();
     fs::write(at.join("mark"), &mark).unwrap();
     fs::remove_file(at.join("verified.0.0")).unwrap();
     succeed("sync", &["-f", &at.display().to_string()]);
