@@ -123,6 +123,7 @@ pub fn file_system(
         mounted.mounted = false;
         longest
     };
+    cluster.tool("detach", node, &["--volume", volume])?;
     drop(mounted);
     let (mib, ms) = (FILE >> 20, longest.as_millis());
     say(&format!(
