@@ -9,6 +9,7 @@ pub mod control;
 pub mod core;
 pub mod daemon;
 pub mod demo;
+pub mod device;
 pub mod format;
 pub mod nbd;
 pub mod nbd_client;

@@ -206,6 +206,69 @@ Examples:
         #[command(flatten)]
         target: Target,
     },
+    /// Make the block devices of an active node: /dev/understudy/RESOURCE-VOLUME
+    ///
+    /// It takes root. With device = "auto" in the file the daemon does this by itself when its node becomes active, if it runs as root.
+    /// A device lives on when this command ends, and over restarts of the daemon, until `detach`, or until the node is no longer active.
+    #[command(after_help = "\
+Examples:
+  understudy attach data.toml --node alpha
+  understudy attach data.toml --node alpha --follow    beside a daemon without root: whenever it becomes active")]
+    Attach {
+        #[command(flatten)]
+        target: Target,
+        /// Only of this volume; may be given more than once
+        #[arg(long, value_name = "VOLUME")]
+        volume: Vec<String>,
+        /// Stay, and make them whenever the node becomes active
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Take the block devices of a node down
+    ///
+    /// Refused for one that is in use: mounted, swap, part of another device, or open. Also cleans up what the process of a device left
+    /// behind that was killed.
+    #[command(after_help = "Example:\n  understudy detach data.toml --node alpha")]
+    Detach {
+        #[command(flatten)]
+        target: Target,
+        /// Only of this volume; may be given more than once
+        #[arg(long, value_name = "VOLUME")]
+        volume: Vec<String>,
+        /// Also one that is in use: from then on it fails every request, and goes when its last user does
+        #[arg(long)]
+        force: bool,
+    },
+    /// Say what this machine offers, what is missing, and how to get it
+    ///
+    /// With a FILE also whether the places of this node's parts will do. Exit code 1 if the daemon cannot run here.
+    #[command(after_help = "\
+Examples:
+  understudy doctor
+  understudy doctor data.toml --node alpha --json | jq -r '.findings[] | select(.verdict != \"good\") | .what'")]
+    Doctor {
+        /// The resource's file; a bare name means /etc/understudy/NAME.toml
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+        /// Which node of the file is meant [default: the one called like this host]
+        #[arg(long, value_name = "NODE", requires = "file")]
+        node: Option<String>,
+        /// Print JSON, one object in one line
+        #[arg(long)]
+        json: bool,
+    },
+    /// The process that a device belongs to; started by the daemon and by `attach`
+    #[command(hide = true)]
+    DeviceHelper {
+        #[command(flatten)]
+        target: Target,
+        #[arg(long)]
+        volume: String,
+        #[arg(long)]
+        kind: String,
+        #[arg(long)]
+        tenure: String,
+    },
     /// See it work: a real pair on this machine, killed in mid-write and checked
     ///
     /// Needs no root and no file: everything is in a temporary folder. Writes as a database does, kills the active, promotes the

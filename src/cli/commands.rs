@@ -1,7 +1,7 @@
 //! What each command does.
 
 use super::args::{Cli, Command, Target};
-use super::{Look, completions, daemon_calls, events, forecast, in_words, log, salvage, status, verify};
+use super::{Look, completions, daemon_calls, devices, events, forecast, in_words, log, salvage, status, verify};
 use crate::config::{self, Config, Settings};
 use crate::control::{Client, ControlError};
 use crate::core::{Command as CoreCommand, Mode};
@@ -47,6 +47,10 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
             let text = Node::find(&target)?.connect()?.stop()?;
             Ok(writeln!(out, "{text}")?)
         }
+        Command::Attach { target, volume, follow } => devices::attach(&target, &volume, follow, out),
+        Command::Detach { target, volume, force } => devices::detach(&target, &volume, force, out),
+        Command::Doctor { file, node, json } => devices::doctor(file.map(|file| Target { file, node }), json, out),
+        Command::DeviceHelper { target, volume, kind, tenure } => devices::help(&target, &volume, &kind, &tenure, out),
         Command::Demo { keep, seconds, mode } => {
             let mode = if mode == "async" { Mode::Async } else { Mode::Sync };
             Ok(crate::demo::run(crate::demo::Options { keep, seconds, mode }, out)?)
@@ -56,7 +60,7 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
     }
 }
 
-fn settings(target: &Target) -> anyhow::Result<Settings> {
+pub(super) fn settings(target: &Target) -> anyhow::Result<Settings> {
     let config = config::load(&target.file)?;
     Ok(Settings::new(&config, target.node.as_deref())?)
 }

@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod completions;
 mod daemon_calls;
+mod devices;
 pub(crate) mod events;
 mod forecast;
 mod log;

@@ -59,6 +59,22 @@ pub struct Resource {
     pub heartbeat_ms: u64,
     pub flush_ms: u64,
     pub apply_ms: u64,
+    /// How long a device waits for a daemon that is gone, in milliseconds.
+    pub device_wait_ms: u64,
+}
+
+/// What kind of block device a volume has on the active node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// None: clients use NBD.
+    None,
+    /// The best that the kernel offers.
+    Auto,
+    Ublk,
+    Nbd,
+    /// FUSE and a loop device.
+    Fuse,
 }
 
 /// `store_io`: how the stores are read and written.
@@ -76,6 +92,7 @@ pub struct Volume {
     pub name: String,
     /// Bytes; a multiple of 4096.
     pub size: u64,
+    pub device: DeviceKind,
 }
 
 /// `[node.NAME]`, with every default filled in.
@@ -101,6 +118,8 @@ pub struct Node {
     /// Bytes a second that are sent to it at most.
     pub bandwidth: Option<u64>,
     pub store_io: StoreIo,
+    /// One per volume, in the order of [`Config::volumes`].
+    pub devices: Vec<DeviceKind>,
 }
 
 /// The file that an argument of the command line means: itself, or for a bare name (no slash, no `.toml`)

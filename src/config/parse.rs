@@ -4,7 +4,7 @@ use super::address::{NbdListen, check_socket_path, nbd_listen, peer_address, sam
 use super::error::{ConfigError, Problem};
 use super::reader::{Place, Source, Table, Value};
 use super::size::show_size;
-use super::{Config, Node, Resource, StoreIo, Volume};
+use super::{Config, DeviceKind, Node, Resource, StoreIo, Volume};
 use crate::core::{Mode, OnStall};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -43,9 +43,11 @@ const STALL_MS: RangeInclusive<u64> = 10..=3_600_000;
 const HEARTBEAT_MS: RangeInclusive<u64> = 10..=60_000;
 const FLUSH_MS: RangeInclusive<u64> = 1..=60_000;
 const APPLY_MS: RangeInclusive<u64> = 1..=600_000;
+const DEVICE_WAIT_MS: RangeInclusive<u64> = 1000..=86_400_000;
+const DEVICE_WAIT_MS_DEFAULT: u64 = 600_000;
 
 const TOP_FIELDS: [&str; 3] = ["resource", "volume", "node"];
-const RESOURCE_FIELDS: [&str; 16] = [
+const RESOURCE_FIELDS: [&str; 17] = [
     "name",
     "mode",
     "stall_ms",
@@ -62,8 +64,9 @@ const RESOURCE_FIELDS: [&str; 16] = [
     "compress",
     "store_io",
     "bandwidth",
+    "device_wait_ms",
 ];
-const NODE_FIELDS: [&str; 13] = [
+const NODE_FIELDS: [&str; 14] = [
     "mode",
     "address",
     "dir",
@@ -77,6 +80,7 @@ const NODE_FIELDS: [&str; 13] = [
     "compress",
     "store_io",
     "bandwidth",
+    "device",
 ];
 
 /// Validates the text of a file. `file` is only for messages; nothing is read.
@@ -125,6 +129,14 @@ fn store_io(table: &Table<'_>) -> Result<Option<StoreIo>, ConfigError> {
     table.get("store_io").map(|v| v.choice(&["direct", "buffered"], &choices)).transpose()
 }
 
+fn device(table: &Table<'_>) -> Result<Option<DeviceKind>, ConfigError> {
+    use DeviceKind::*;
+    let kind = |v: super::reader::Value<'_>| {
+        v.choice(&["auto", "ublk", "nbd", "fuse", "none"], &[Auto, Ublk, Nbd, Fuse, None])
+    };
+    table.get("device").map(kind).transpose()
+}
+
 /// `"none"` lifts what the resource says.
 fn bandwidth(table: &Table<'_>) -> Result<Option<Option<u64>>, ConfigError> {
     table.get("bandwidth").map(|v| v.rate(BANDWIDTH)).transpose()
@@ -166,6 +178,7 @@ fn resource(file: &Path, table: &Table<'_>) -> Result<Resource, ConfigError> {
         heartbeat_ms: milliseconds(table, "heartbeat_ms", HEARTBEAT_MS, 200)?,
         flush_ms: milliseconds(table, "flush_ms", FLUSH_MS, 100)?,
         apply_ms: milliseconds(table, "apply_ms", APPLY_MS, 1000)?,
+        device_wait_ms: milliseconds(table, "device_wait_ms", DEVICE_WAIT_MS, DEVICE_WAIT_MS_DEFAULT)?,
     })
 }
 
@@ -185,9 +198,9 @@ fn volumes(file: &Path, root: &Table<'_>) -> Result<Vec<Volume>, ConfigError> {
         if !name_is_good(&name) {
             return Err(volume.place().problem(file, Problem::BadName));
         }
-        volume.only(&["size"])?;
+        volume.only(&["size", "device"])?;
         let size = volume.need("size", "size = \"1GiB\"")?.size(VOLUME_SIZE)?;
-        volumes.push(Volume { name, size });
+        volumes.push(Volume { name, size, device: device(&volume)?.unwrap_or(DeviceKind::None) });
     }
     check_count(file, &table, volumes.len(), VOLUMES_MAX, "[volume.disk0] with size = \"1GiB\"")?;
     Ok(volumes)
@@ -251,6 +264,10 @@ fn node(name: String, table: &Table<'_>, defaults: &NodeDefaults<'_>) -> Result<
         compress: compress(table)?.unwrap_or(defaults.compress),
         bandwidth: bandwidth(table)?.unwrap_or(defaults.bandwidth),
         store_io: store_io(table)?.unwrap_or(defaults.store_io),
+        devices: {
+            let here = device(table)?;
+            defaults.volumes.iter().map(|v| here.unwrap_or(v.device)).collect()
+        },
         name,
         address,
         log,

@@ -3,7 +3,7 @@
 use super::address::NbdListen;
 use super::error::ConfigError;
 use super::suggest::nearest;
-use super::{Config, Node, StoreIo};
+use super::{Config, DeviceKind, Node, StoreIo};
 use crate::core::config::TABLES;
 use crate::core::{Incarnation, NodeConfig, NodeId, NodeSpec, VolumeSpec};
 use std::io;
@@ -40,6 +40,10 @@ pub struct Settings {
     pub nbd: Vec<NbdListen>,
     /// The control socket.
     pub control: PathBuf,
+    /// One per volume.
+    pub devices: Vec<DeviceKind>,
+    /// How long a device waits for a daemon that is gone.
+    pub device_wait_ms: u64,
 }
 
 impl Settings {
@@ -63,6 +67,8 @@ impl Settings {
                 .collect(),
             nbd: node.nbd.clone(),
             control: node.control.clone(),
+            devices: node.devices.clone(),
+            device_wait_ms: config.resource.device_wait_ms,
         })
     }
 }

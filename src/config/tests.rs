@@ -50,7 +50,7 @@ fn the_sample_means_what_it_says() {
     assert_eq!((config.resource.stall_ms, config.resource.on_stall), (2000, OnStall::Degrade));
     assert_eq!((config.resource.block_size, config.resource.durable_write), (4096, false));
     assert_eq!((config.resource.memory, config.resource.heartbeat_ms), (128 << 20, 200));
-    assert_eq!(config.volumes, [Volume { name: "disk0".into(), size: 1 << 30 }]);
+    assert_eq!(config.volumes, [Volume { name: "disk0".into(), size: 1 << 30, device: DeviceKind::None }]);
     let alpha = &config.nodes[0];
     assert_eq!(alpha.log, Path::new("/dev/vg0/data-log"));
     assert_eq!(alpha.log_size, 256 << 20);

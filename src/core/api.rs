@@ -273,6 +273,8 @@ pub enum Action {
     /// This node became active: devices and exports may be offered from now on.
     Serve {
         term: TermId,
+        /// This node's own term before, where nobody else can have opened one since: what belongs to that term goes on (C6).
+        continues: Option<TermId>,
     },
     /// It no longer is: sessions of clients belong to the old term and end (C6).
     StopServing,

@@ -44,6 +44,8 @@ enum Kind {
         fetching: Option<NodeId>,
         /// What an active had said is committed.
         committed: Lsn,
+        /// The term that the new one continues (C6).
+        continues: Option<TermId>,
     },
     /// Waits for the members, then releases.
     Demote { to: Option<NodeId>, forced: bool, released: bool },
@@ -132,10 +134,19 @@ impl Node {
                 _ => {}
             }
         }
+        let continues = if forced { None } else { self.own_last_term() };
         let (opening, committed) = (Box::new(opening), self.committed);
-        let kind = Kind::Promote { forced, gave_up, before: None, opening, unanswered, fetching: None, committed };
+        let kind =
+            Kind::Promote { forced, gave_up, before: None, opening, unanswered, fetching: None, committed, continues };
         self.operation = Some(Operation { id, kind, since: self.now, contradicted: None });
         Ok(())
+    }
+
+    /// This node's own last term, if it was the last of all: its charter, which every other node that was promoted would have replaced
+    /// at the members, still says that it is active.
+    fn own_last_term(&self) -> Option<TermId> {
+        let mine = self.charter.active.as_deref() == Some(self.cfg.my_name());
+        self.lineage.last().filter(|_| mine).map(|t| t.id)
     }
 
     /// The storage failed: what is under way comes to nothing.
@@ -361,7 +372,8 @@ impl Node {
             self.take_back_term();
             return self.give_up_claim(why);
         }
-        let Some(Operation { id, kind: Kind::Promote { forced, gave_up, committed, .. }, .. }) = self.operation.take()
+        let Some(Operation { id, kind: Kind::Promote { forced, gave_up, committed, continues, .. }, .. }) =
+            self.operation.take()
         else {
             return;
         };
@@ -380,7 +392,7 @@ impl Node {
         }
         self.notice(Notice::TermOpened { number: term.number, id: format!("{:?}", term.id), first: term.first.0 });
         self.notice(Notice::Promoted { forced, gave_up: gave_up.clone() });
-        self.act(Action::Serve { term: term.id });
+        self.act(Action::Serve { term: term.id, continues });
         let text = match gave_up.as_str() {
             "" => format!("{} is active, term {}", self.cfg.my_name(), term.number),
             lost => format!("{} is active, term {}; given up: {lost}", self.cfg.my_name(), term.number),

@@ -4,6 +4,7 @@
 //! with a single system call, which also waits for the next round.
 
 use super::clients::Clients;
+use super::devices::{DeviceOrder, Devices};
 use super::disk::{Disk, Job, Step};
 use super::engine::Engine;
 use super::handle::{Request, Requests};
@@ -11,6 +12,7 @@ use super::hub::{Hub, Tag};
 use super::journal::Happening;
 use super::peers::Peers;
 use super::ring::{Completion, Fd, Op};
+use super::tenure::Tenure;
 use crate::core::{Action, BlockingDisk, CommandId, Event, IoId, Mode, Part, Time};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -35,6 +37,8 @@ pub struct Loop<E> {
     pub disk: Disk,
     pub peers: Peers,
     pub clients: Clients,
+    tenure: Tenure,
+    devices: Devices,
     requests: Requests,
     /// Readable when the process is told to end.
     signal: Fd,
@@ -56,6 +60,8 @@ pub struct Pieces<E> {
     pub disk: Disk,
     pub peers: Peers,
     pub clients: Clients,
+    pub tenure: Tenure,
+    pub devices: Devices,
     pub requests: Requests,
     pub signal: Fd,
 }
@@ -69,13 +75,15 @@ pub fn now() -> Time {
 
 impl<E: Engine> Loop<E> {
     pub fn new(pieces: Pieces<E>) -> Loop<E> {
-        let Pieces { hub, engine, disk, peers, clients, requests, signal } = pieces;
+        let Pieces { hub, engine, disk, peers, clients, tenure, devices, requests, signal } = pieces;
         Loop {
             hub,
             engine,
             disk,
             peers,
             clients,
+            tenure,
+            devices,
             requests,
             signal,
             commands: BTreeMap::new(),
@@ -201,12 +209,17 @@ impl<E: Engine> Loop<E> {
                 }
             }
             Action::Notice(notice) => self.hub.journal.note(&notice),
-            Action::Serve { .. } => {
+            Action::Serve { term, continues } => {
+                let tenure = self.tenure.begin(term, continues);
                 if self.stopping.is_none() {
-                    self.clients.serve(&mut self.hub);
+                    self.clients.serve(tenure, &mut self.hub);
+                    self.devices.tell(DeviceOrder::Serve { tenure });
                 }
             }
-            Action::StopServing => self.clients.stop_serving(&mut self.hub),
+            Action::StopServing => {
+                self.devices.tell(DeviceOrder::StopServing);
+                self.clients.stop_serving(&mut self.hub);
+            }
         }
     }
 
@@ -232,6 +245,7 @@ impl<E: Engine> Loop<E> {
             Request::Subscribe { reply } => {
                 let _ = reply.send(self.hub.journal.subscribe());
             }
+            Request::Note { happening } => self.hub.journal.note(&happening),
             Request::Stop => self.stop(),
         }
     }
@@ -250,6 +264,10 @@ impl<E: Engine> Loop<E> {
                     peer.insert("wire_bytes".into(), wire.into());
                 }
             }
+            // What is not over: it serves, or may serve again once it has heard from the others.
+            let active = fields.get("active").is_some_and(|a| Some(a) == fields.get("node"));
+            let tenure = self.tenure.id().filter(|_| active).map(|t| format!("{:032x}", t.0));
+            fields.insert("tenure".into(), tenure.into());
             for (name, why) in self.peers.failures() {
                 let listed = fields.get_mut("peers").and_then(Value::as_array_mut);
                 if let Some(Value::Object(peer)) = listed.and_then(|l| l.iter_mut().find(|p| p["name"] == name)) {

@@ -1,5 +1,7 @@
 //! How other threads reach the loop's.
 
+use super::devices::{DeviceOrder, Devices};
+use super::journal::Happening;
 use crate::control::Backend;
 use crate::core::Command;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -24,6 +26,10 @@ pub enum Request {
     Subscribe {
         reply: Sender<Receiver<String>>,
     },
+    /// Write an event.
+    Note {
+        happening: Happening,
+    },
     Stop,
 }
 
@@ -31,6 +37,7 @@ pub enum Request {
 #[derive(Clone)]
 pub struct LoopHandle {
     requests: Sender<Request>,
+    devices: Devices,
     wake: Arc<EventFd>,
 }
 
@@ -43,12 +50,12 @@ pub struct Requests {
 }
 
 /// The two ends of a new channel.
-pub fn channel() -> io::Result<(LoopHandle, Requests)> {
+pub fn channel(devices: Devices) -> io::Result<(LoopHandle, Requests)> {
     use std::os::fd::AsFd;
     let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
     let fd = Rc::new(wake.as_fd().try_clone_to_owned()?);
     let (requests, queue) = mpsc::channel();
-    Ok((LoopHandle { requests, wake: wake.clone() }, Requests { queue, wake, fd }))
+    Ok((LoopHandle { requests, devices, wake: wake.clone() }, Requests { queue, wake, fd }))
 }
 
 impl LoopHandle {
@@ -58,6 +65,12 @@ impl LoopHandle {
         // It fails only when the counter is at its end, and then the loop has been woken often enough.
         let _ = self.wake.write(1);
         sent
+    }
+
+    fn carry_out(&self, command: Command) -> Result<Value, String> {
+        let (reply, answer) = mpsc::channel();
+        self.send(Request::Command { command, reply });
+        answer.recv().unwrap_or_else(|_| Err(ENDING.into()))
     }
 }
 
@@ -74,9 +87,19 @@ const ENDING: &str = "the daemon is ending";
 
 impl Backend for LoopHandle {
     fn command(&self, command: Command) -> Result<Value, String> {
-        let (reply, answer) = mpsc::channel();
-        self.send(Request::Command { command, reply });
-        answer.recv().unwrap_or_else(|_| Err(ENDING.into()))
+        let steps_down = match &command {
+            Command::Demote { force } => Some(*force),
+            Command::Switchover { .. } => Some(false),
+            _ => None,
+        };
+        let Some(force) = steps_down else { return self.carry_out(command) };
+        // A device that somebody uses keeps this node active, unless it is forced.
+        self.devices.take_down(force)?;
+        let result = self.carry_out(command);
+        if result.is_err() {
+            self.devices.tell(DeviceOrder::PutUp);
+        }
+        result
     }
 
     fn status(&self) -> Value {

@@ -50,6 +50,36 @@ pub enum Happening {
         complaints: u32,
     },
     Stopping,
+    /// A block device exists.
+    DeviceUp {
+        device: String,
+        kernel: String,
+        kind: String,
+    },
+    /// One that exists goes on with this daemon.
+    DeviceGoesOn {
+        device: String,
+        kernel: String,
+    },
+    /// One was taken down in order.
+    DeviceDown {
+        device: String,
+    },
+    /// One is gone that should be there.
+    DeviceLost {
+        device: String,
+        why: String,
+    },
+    /// One cannot be made; it is tried again.
+    DeviceFailed {
+        device: String,
+        why: String,
+    },
+    /// What people should know of one.
+    DeviceRemark {
+        device: String,
+        what: String,
+    },
 }
 
 /// The event stream.

@@ -17,6 +17,7 @@ mod clients;
 #[cfg(test)]
 mod crash_tests;
 mod create;
+mod devices;
 pub mod disk;
 mod engine;
 mod event_loop;
@@ -27,6 +28,7 @@ mod net;
 mod peers;
 mod process;
 pub mod ring;
+mod tenure;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -39,6 +41,7 @@ pub use journal::{Happening, rfc3339};
 use crate::config::{Settings, StoreIo};
 use crate::control::{ControlError, Server};
 use crate::core::{Incarnation, Node, RecoveryError, recovery};
+use devices::Devices;
 use disk::{Disk, DiskError, IoMode};
 use event_loop::{Loop, Pieces};
 use hub::Hub;
@@ -50,6 +53,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tenure::Tenure;
 
 /// Why a daemon does not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +116,8 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     let peers = once_free(|| Peers::new(&settings).map_err(DaemonError::Peers))?;
     let clients = once_free(|| clients::Clients::new(&settings).map_err(DaemonError::Nbd))?;
     let hub = Hub { ring: Ring::new()?, events: VecDeque::new(), journal: Journal::new(), now: event_loop::now() };
-    let (handle, requests) = handle::channel().map_err(system("make an event descriptor"))?;
+    let (devices, waiting) = Devices::new(&settings);
+    let (handle, requests) = handle::channel(devices.clone()).map_err(system("make an event descriptor"))?;
     let signal = process::signals().map_err(system("handle signals"))?;
     let recovered = recovery::recover(&settings.node, &mut disk)?;
     let asked_for = |path: &Path| settings.store_io == StoreIo::Buffered && settings.stores.iter().any(|s| s == path);
@@ -122,7 +127,9 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
         .map(|(path, _)| path.display().to_string())
         .collect();
     let engine = Node::new(settings.node, recovered, hub.now);
-    let mut pieces = Pieces { hub, engine, disk, peers, clients, requests, signal };
+    let tenure = Tenure::open(&settings.dir);
+    waiting.start(handle.clone()).map_err(system("start a thread"))?;
+    let mut pieces = Pieces { hub, engine, disk, peers, clients, tenure, devices, requests, signal };
     unasked.into_iter().for_each(|path| pieces.hub.journal.note(&Happening::BufferedIo { path }));
     Ok((Loop::new(pieces), handle))
 }

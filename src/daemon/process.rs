@@ -11,9 +11,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// Of `linux/prctl.h`; libc does not have it.
-const PR_SET_IO_FLUSHER: libc::c_int = 57;
-
 /// What a second signal makes the process end with.
 const CUT_SHORT: i32 = 1;
 
@@ -42,11 +39,9 @@ fn is_ignored(signal: i32) -> bool {
     mask.and_then(|m| u64::from_str_radix(m, 16).ok()).is_some_and(|m| m >> (signal - 1) & 1 == 1)
 }
 
-/// Asks the kernel not to wait, when this thread needs memory, for pages to be written to a device that this very thread serves.
-/// Threads that it starts inherit it. It takes CAP_SYS_RESOURCE, and a kernel of 5.6; without them it is left out.
+/// Does not wait for devices that this process serves itself, where that is permitted; otherwise it must do without.
 pub fn serve_devices() {
-    // SAFETY: no pointer is passed. An error changes nothing.
-    let _ = unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
+    let _ = understudy_kernel::memory::flush_io();
 }
 
 /// Takes as many open files as are wanted and allowed: login shells often give 1024 and allow more.
@@ -75,25 +70,6 @@ pub fn notify(state: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const PR_GET_IO_FLUSHER: libc::c_int = 58;
-
-    #[test]
-    fn the_kernel_is_told_where_that_is_permitted() {
-        // SAFETY: no pointer is passed.
-        let get = || unsafe { libc::prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0) };
-        if get() < 0 {
-            return println!("SKIPPED: no CAP_SYS_RESOURCE, or a kernel before 5.6");
-        }
-        std::thread::spawn(move || {
-            assert_eq!(get(), 0);
-            serve_devices();
-            assert_eq!(get(), 1);
-            assert_eq!(std::thread::spawn(get).join().unwrap(), 1, "its threads inherit it");
-        })
-        .join()
-        .unwrap();
-    }
 
     #[test]
     fn a_signal_that_is_ignored_is_seen() {

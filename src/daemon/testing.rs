@@ -54,6 +54,8 @@ pub fn settings(dir: &Path, me: &str) -> Settings {
         peers: vec![PeerSettings { node: other, address: loopback, compress: false }],
         nbd: vec![],
         control: dir.join("control"),
+        devices: vec![crate::config::DeviceKind::None; 2],
+        device_wait_ms: 10_000,
     }
 }
 

@@ -49,6 +49,8 @@ const NBD_PATIENCE: Duration = Duration::from_secs(30);
 /// What the resource is to be like. Everything is text of the file, as a user would write it.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// The resource's name.
+    pub name: String,
     /// Lines of `[resource]`, without the name.
     pub resource: Vec<String>,
     /// Names and sizes.
@@ -62,10 +64,17 @@ impl Plan {
     pub fn of(nodes: &[&str], size: &str) -> Plan {
         let node = |name: &&str| (name.to_string(), vec!["log_size = \"64MiB\"".to_string()]);
         Plan {
+            name: "demo".to_string(),
             resource: Vec::new(),
             volumes: vec![("disk0".to_string(), size.to_string())],
             nodes: nodes.iter().map(node).collect(),
         }
+    }
+
+    /// Under another name: devices are called after it.
+    pub fn named(mut self, name: &str) -> Plan {
+        self.name = name.to_string();
+        self
     }
 
     /// With one more line in `[resource]`.
@@ -161,7 +170,7 @@ impl Cluster {
 
     /// Writes the file anew, with the same addresses: for tests that change it.
     pub fn write_file(&self, plan: &Plan) -> Result<(), ClusterError> {
-        let mut text = format!("[resource]\nname = \"demo\"\n{}\n\n", plan.resource.join("\n"));
+        let mut text = format!("[resource]\nname = \"{}\"\n{}\n\n", plan.name, plan.resource.join("\n"));
         for (name, size) in &plan.volumes {
             text.push_str(&format!("[volume.{name}]\nsize = \"{size}\"\n\n"));
         }

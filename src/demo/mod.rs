@@ -4,6 +4,7 @@
 mod child;
 pub mod cluster;
 mod compare;
+mod device;
 pub mod load;
 pub mod oracle;
 pub mod rng;

@@ -2,6 +2,7 @@
 
 use super::cluster::{Cluster, ClusterError, Found, Plan, in_sync};
 use super::compare::{Difference, compare};
+use super::device;
 use super::load::{Meter, Shape, Writer};
 use super::oracle::{Oracle, Promise, Violation};
 use crate::core::{Command, Mode};
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 const ALPHA: usize = 0;
 const BETA: usize = 1;
 const VOLUME: &str = "disk0";
+/// For the file system.
+const FILES: &str = "disk1";
 /// Of the 64 MiB, in blocks: what the pages are in, and the journal behind it.
 const PAGES: std::ops::Range<u64> = 0..12_288;
 const JOURNAL: std::ops::Range<u64> = 12_288..16_384;
@@ -50,6 +53,8 @@ pub enum DemoError {
     Differ(Difference),
     #[error("`understudy verify` did not find the stores equal: {answer}")]
     NotVerified { answer: String },
+    #[error("the file system on the device: {what}")]
+    Device { what: String },
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
     #[error("cannot find out which program this is: {0}")]
@@ -70,10 +75,13 @@ struct Report {
     to_catch_up: Option<Duration>,
     verified: String,
     stores: u64,
+    /// The longest write to a file while the daemon was killed and started again.
+    pause: Option<Duration>,
 }
 
 struct Demo<'a> {
     options: Options,
+    resource: String,
     cluster: Cluster,
     writers: [Writer; 2],
     names: [&'static str; 2],
@@ -86,7 +94,9 @@ struct Demo<'a> {
 pub fn run(options: Options, interrupted: &'static AtomicBool, out: &mut dyn Write) -> Result<(), DemoError> {
     let exe = std::env::current_exe().map_err(DemoError::NoExe)?;
     let mode = if options.mode == Mode::Sync { "sync" } else { "async" };
-    let plan = Plan::of(&["alpha", "beta"], "64MiB").resource(format!("mode = \"{mode}\""));
+    let resource = format!("demo-{}", std::process::id());
+    let mut plan = Plan::of(&["alpha", "beta"], "64MiB").resource(format!("mode = \"{mode}\"")).named(&resource);
+    plan.volumes.push((FILES.to_string(), "64MiB".to_string()));
     let mut cluster = Cluster::new(&exe, &plan)?;
     cluster.interrupted_by(interrupted);
     if options.keep {
@@ -96,13 +106,14 @@ pub fn run(options: Options, interrupted: &'static AtomicBool, out: &mut dyn Wri
     let pages = Writer::new(Oracle::new(1, PAGES), Shape::Pages { depth: 16, flush_every: 64 }, seed);
     let journal = Writer::new(Oracle::new(2, JOURNAL), Shape::Journal, seed + 1);
     let (writers, names) = ([pages, journal], ["the pages", "the journal"]);
-    let mut demo = Demo { options, cluster, writers, names, report: Report::default(), out };
+    let mut demo = Demo { options, resource, cluster, writers, names, report: Report::default(), out };
     demo.set_up()?;
     demo.write_and_kill()?;
     demo.take_over()?;
     demo.check_survivor()?;
     demo.bring_back()?;
     demo.compare_stores()?;
+    demo.file_system()?;
     demo.table()?;
     demo.finish()
 }
@@ -293,6 +304,17 @@ impl Demo<'_> {
         }
     }
 
+    fn file_system(&mut self) -> Result<(), DemoError> {
+        if let Some(why) = device::impossible() {
+            return self.say(format!("\n({why}.)"));
+        }
+        let out = &mut *self.out;
+        let mut say = |line: &str| Ok(writeln!(out, "{line}").and_then(|()| out.flush())?);
+        let pause = device::file_system(&mut self.cluster, BETA, &self.resource, FILES, &mut say)?;
+        self.report.pause = Some(pause);
+        Ok(())
+    }
+
     fn table(&mut self) -> Result<(), DemoError> {
         let r = &self.report;
         let orphans = match r.orphans {
@@ -312,7 +334,11 @@ impl Demo<'_> {
             ("verify, online", r.verified.clone()),
             ("the two stores, as files", format!("equal, {} MiB compared", r.stores >> 20)),
         ];
-        let lines: Vec<String> = rows.iter().map(|(what, value)| format!("  {what:<36}{value}")).collect();
+        let pause = r
+            .pause
+            .map(|t| ("longest pause of the file system", format!("{} ms, its daemon killed and started", millis(t))));
+        let lines: Vec<String> =
+            rows.into_iter().chain(pause).map(|(what, value)| format!("  {what:<36}{value}")).collect();
         self.say(format!("\n{}", lines.join("\n")))
     }
 

@@ -52,6 +52,8 @@ use crate::buf::BufMut;
 pub struct Export {
     /// What clients ask for: the volume's name, at most 4096 bytes.
     pub name: String,
+    /// Another name by which it is found. It is not listed.
+    pub second_name: Option<String>,
     /// Bytes; a multiple of `block`.
     pub size: u64,
     /// Logical block size in bytes, a power of two: what offsets and lengths of requests must be multiples of.

@@ -227,7 +227,10 @@ fn find(exports: &[Export], name: &[u8]) -> Option<usize> {
     if name.is_empty() {
         return (!exports.is_empty()).then_some(0);
     }
-    exports.iter().position(|export| export.name.as_bytes() == name)
+    let is_it = |export: &Export| {
+        [Some(&export.name), export.second_name.as_ref()].into_iter().flatten().any(|n| n.as_bytes() == name)
+    };
+    exports.iter().position(is_it)
 }
 
 fn find_or_refuse(exports: &[Export], name: &[u8], replies: &mut Replies<'_>) -> Result<usize, Outcome> {

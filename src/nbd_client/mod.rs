@@ -8,7 +8,7 @@
 //! limit: nothing is received while requests are being sent.
 
 mod error;
-mod negotiate;
+pub(crate) mod negotiate;
 mod stream;
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! From a fresh connection to the transmission phase: fixed newstyle, GO.
 
 use super::NbdError;
-use super::stream::Stream;
 use std::io::{Read, Write};
 
 const INIT_MAGIC: [u8; 8] = *b"NBDMAGIC";
@@ -52,7 +51,7 @@ fn receive_u32(from: &mut impl Read) -> Result<u32, NbdError> {
 }
 
 /// Enters the transmission phase on `name`.
-pub(super) fn go(from: &mut impl Read, to: &Stream, name: &str) -> Result<Export, NbdError> {
+pub(crate) fn go(from: &mut impl Read, mut to: impl Write, name: &str) -> Result<Export, NbdError> {
     if receive(from)? != INIT_MAGIC || receive(from)? != OPTION_MAGIC {
         return Err(NbdError::Protocol { what: "its greeting is not that of a newstyle NBD server" });
     }
@@ -72,7 +71,6 @@ pub(super) fn go(from: &mut impl Read, to: &Stream, name: &str) -> Result<Export
     ask.extend_from_slice(name.as_bytes());
     ask.extend_from_slice(&1u16.to_be_bytes());
     ask.extend_from_slice(&INFO_BLOCK_SIZE.to_be_bytes());
-    let mut to = to;
     to.write_all(&ask).map_err(|e| NbdError::from_io("negotiate with the NBD server", e))?;
     answers(from, name)
 }

@@ -48,7 +48,7 @@ impl<B: Brain> World<B> {
                 self.noticed(node, &notice);
                 self.check_difference(&notice)
             }
-            Action::Serve { term } => self.serve(node, term),
+            Action::Serve { term, continues } => self.serve(node, term, continues),
             Action::StopServing => {
                 self.counts.one("stops of serving");
                 if let Some(client) = &mut self.slot(node).client {
@@ -99,8 +99,26 @@ impl<B: Brain> World<B> {
         }
     }
 
+    /// What belongs to a term goes on in a later one only if nobody else has served in between (C6). Of a generation that was founded
+    /// by force, with this node said to be off, it need not know.
+    fn check_continues(&mut self, node: NodeId, term: TermId, continues: Option<TermId>) -> Result<(), Violation> {
+        if continues.is_some_and(|before| before != term) {
+            self.counts.one("terms that continue another");
+        }
+        let generation = self.slots[node.0 as usize].brain.as_ref().map(|b| b.charter().generation);
+        let last = self.served_last.replace((node, generation));
+        let since = last.filter(|(n, g)| *n != node && *g == generation);
+        match (continues, since) {
+            (Some(before), Some((other, _))) => {
+                let what = format!("{node:?} continues {before:?} in {term:?}, and {other:?} served in between");
+                Err(broken("5 one active (C6)", what))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A node opened a term and serves it.
-    fn serve(&mut self, node: NodeId, term: TermId) -> Result<(), Violation> {
+    fn serve(&mut self, node: NodeId, term: TermId, continues: Option<TermId>) -> Result<(), Violation> {
         let slot = &self.slots[node.0 as usize];
         let Some(brain) = &slot.brain else { return Ok(()) };
         let lineage = brain.lineage().to_vec();
@@ -125,6 +143,7 @@ impl<B: Brain> World<B> {
         self.slot(node).unaware &= generation != self.orders.generation;
         if !self.slots[node.0 as usize].unaware {
             self.check_only_active(node)?;
+            self.check_continues(node, term, continues)?;
         } else {
             self.counts.one("terms of a node that was given up");
         }

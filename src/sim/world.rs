@@ -95,6 +95,8 @@ pub struct World<B> {
     spins: (u64, u64),
     /// Somebody has served.
     pub(super) is_founded: bool,
+    /// Who served last, of those whom nobody has given up, and of which generation.
+    pub(super) served_last: Option<(NodeId, Option<(u64, u128)>)>,
     /// Counts the beginnings and ends of processes.
     pub(super) processes: u64,
     pub(super) troubles: Troubles,
@@ -140,6 +142,7 @@ impl<B: Brain> World<B> {
             digest: 0xcbf2_9ce4_8422_2325,
             spins: (0, 0),
             is_founded: false,
+            served_last: None,
             processes: 0,
             troubles: Troubles::default(),
             steps: 0,

@@ -6,6 +6,7 @@ mod bounds;
 mod clients;
 mod common;
 mod demo;
+mod devices;
 mod divergence;
 mod dry_run;
 mod full_disk;

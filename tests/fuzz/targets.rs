@@ -342,6 +342,7 @@ pub const NBD: Target = Target {
             block: 512,
             description: String::new(),
             read_only: name == "disk1",
+            second_name: None,
         };
         let mut out = Vec::new();
         let mut session = Session::new(Rc::from([export("disk0"), export("disk1")]), &mut out);

@@ -83,7 +83,7 @@ impl Node {
         // Sessions of clients were ended; new ones may come.
         if let Some(term) = self.lineage.last() {
             let term = term.id;
-            self.act(Action::Serve { term });
+            self.act(Action::Serve { term, continues: Some(term) });
         }
         self.answer(id, Err(Refusal::TimedOut { what: what.into() }));
     }

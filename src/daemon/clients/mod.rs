@@ -16,7 +16,8 @@ use super::journal::Happening;
 use super::net::{ListenError, close_abruptly, end_receiving, keepalive, nodelay, origin};
 use super::ring::Op;
 use crate::config::Settings;
-use crate::core::{ClientError, ClientOp, Event, Reply, ReqId, Time};
+use crate::core::{ClientError, ClientOp, Event, Reply, ReqId, TermId, Time};
+use crate::device::fenced_name;
 use crate::nbd::{Export, Output, Request, Ticket, Want};
 use budget::{Budget, STEADY_BYTES, STEADY_MS};
 use client::{Client, Life};
@@ -68,6 +69,7 @@ impl Clients {
     pub fn new(settings: &Settings) -> Result<Clients, ListenError> {
         let export = |v: &crate::core::VolumeSpec| Export {
             name: v.name.clone(),
+            second_name: None,
             size: v.size,
             block: settings.node.block,
             description: format!("{} of {}", v.name, settings.node.resource),
@@ -87,8 +89,10 @@ impl Clients {
         })
     }
 
-    /// `Action::Serve`.
-    pub fn serve(&mut self, hub: &mut Hub) {
+    /// `Action::Serve`: whoever asks for a volume as `NAME@TENURE` gets it in this tenure only (C6).
+    pub fn serve(&mut self, tenure: TermId, hub: &mut Hub) {
+        let named = |e: &Export| Export { second_name: Some(fenced_name(&e.name, tenure)), ..e.clone() };
+        self.exports = self.exports.iter().map(named).collect();
         self.listeners.open(hub);
     }
 

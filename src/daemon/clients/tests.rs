@@ -3,7 +3,7 @@
 use super::*;
 use crate::buf::Payload;
 use crate::config::NbdListen;
-use crate::core::{Segment, VolumeId};
+use crate::core::{Segment, TermId, VolumeId};
 use crate::daemon::hub::Tag;
 use crate::daemon::testing::{NbdClient, completions, disk_dir, hub, settings, until};
 use std::io::{Read, Write};
@@ -11,6 +11,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use tempfile::TempDir;
+
+const TENURE: TermId = TermId(7);
 
 struct Stage {
     hub: Hub,
@@ -33,7 +35,7 @@ impl Stage {
 
     fn serving() -> Stage {
         let mut stage = Stage::new();
-        stage.clients.serve(&mut stage.hub);
+        stage.clients.serve(TENURE, &mut stage.hub);
         stage
     }
 
@@ -97,15 +99,30 @@ fn writes(n: u64, size: usize) -> Vec<u8> {
 fn nobody_is_let_in_while_this_node_is_passive() {
     let mut stage = Stage::new();
     assert!(UnixStream::connect(&stage.path).is_err());
-    stage.clients.serve(&mut stage.hub);
+    stage.clients.serve(TENURE, &mut stage.hub);
     let _client = stage.client();
     assert_eq!(stage.clients.count(), 1);
     stage.clients.stop_serving(&mut stage.hub);
     assert!(UnixStream::connect(&stage.path).is_err());
     assert!(!stage.path.exists());
     until("nothing is left", &mut stage, Stage::step, |s| s.clients.count() == 0 && s.hub.ring.in_flight() == 0);
-    stage.clients.serve(&mut stage.hub);
+    stage.clients.serve(TENURE, &mut stage.hub);
     let _client = stage.client();
+}
+
+/// A device that comes back asks for the tenure that it belongs to.
+#[test]
+fn a_volume_can_be_asked_for_in_one_tenure_only() {
+    let mut stage = Stage::serving();
+    let mut ask = |name: String| {
+        let path = stage.path.clone();
+        let thread = std::thread::spawn(move || NbdClient::connect(&path, &name).is_ok());
+        until("it is answered", &mut stage, Stage::step, |_| thread.is_finished());
+        thread.join().unwrap()
+    };
+    assert!(ask(fenced_name("disk1", TENURE)));
+    assert!(!ask(fenced_name("disk1", TermId(8))));
+    assert!(ask("disk1".into()));
 }
 
 #[test]
@@ -386,7 +403,7 @@ fn clients_are_limited_in_number_and_in_time_to_choose() {
 fn a_door_that_is_blocked_is_tried_again() {
     let mut stage = Stage::new();
     std::fs::write(&stage.path, b"in the way").unwrap();
-    stage.clients.serve(&mut stage.hub);
+    stage.clients.serve(TENURE, &mut stage.hub);
     assert!(stage.clients.deadline().is_some());
     std::fs::remove_file(&stage.path).unwrap();
     stage.hub.now = stage.clients.deadline().unwrap();

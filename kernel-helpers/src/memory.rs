@@ -1,0 +1,55 @@
+//! A process that serves a block device must not wait, for memory, until pages are written to that very device.
+
+use std::io;
+
+/// Of `linux/prctl.h`; libc does not have it.
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
+/// Asks the kernel not to wait, when this thread needs memory, for pages to be written to a device that this very thread serves.
+/// Threads that it starts inherit it.
+///
+/// # Errors
+/// It takes CAP_SYS_RESOURCE, and a kernel of 5.6.
+pub fn flush_io() -> io::Result<()> {
+    // SAFETY: no pointer is passed. An error changes nothing.
+    match unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Keeps all memory of this process in memory, what it will have included.
+///
+/// # Errors
+/// Where `RLIMIT_MEMLOCK` does not allow it; root may always.
+pub fn lock_all() -> io::Result<()> {
+    // SAFETY: flags only.
+    match unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PR_GET_IO_FLUSHER: libc::c_int = 58;
+
+    #[test]
+    fn the_kernel_is_told_where_that_is_permitted() {
+        // SAFETY: no pointer is passed.
+        let get = || unsafe { libc::prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0) };
+        if get() < 0 {
+            return println!("SKIPPED: no CAP_SYS_RESOURCE, or a kernel before 5.6");
+        }
+        std::thread::spawn(move || {
+            assert_eq!(get(), 0);
+            flush_io().unwrap();
+            assert_eq!(get(), 1);
+            assert_eq!(std::thread::spawn(get).join().unwrap(), 1, "its threads inherit it");
+        })
+        .join()
+        .unwrap();
+    }
+}

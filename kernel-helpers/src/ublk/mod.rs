@@ -1,0 +1,209 @@
+//! ublk: block devices whose requests come over io_uring (Linux 6.0 and later).
+//!
+//! [`Ublk`] is the control side; a [`Queue`] is a [`Front`](crate::front::Front), one for each hardware queue, each served by a
+//! thread of its own. With user recovery a device outlives the process that serves it: it keeps its requests until another process
+//! takes it up ([`Ublk::find`], [`Ublk::start`]), which then gets all that were not answered.
+
+mod abi;
+mod queue;
+
+pub use queue::Queue;
+
+use crate::front::Shape;
+use abi::{Command, ControlCommand, DeviceInfo, Parameters};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Bytes of one request; the kernel splits longer ones.
+pub const MAX_IO: usize = 256 << 10;
+/// Requests of one queue at a time.
+const DEPTH: u16 = 64;
+/// The longest discard: as long as a request's 32 bits allow, in whole blocks.
+const MAX_ZEROES: u32 = u32::MAX / 4096 * 4096;
+
+type ControlRing = IoUring<squeue::Entry128, cqueue::Entry>;
+
+/// A device of the driver.
+#[derive(Clone)]
+pub struct Ublk {
+    number: u32,
+    queues: u16,
+    /// It was found, and waits for somebody to serve it.
+    recovers: bool,
+    /// Whether commands are encoded as ioctls are.
+    encoded: bool,
+    control: Arc<File>,
+}
+
+impl Ublk {
+    /// Makes a device that nobody sees yet. `mark` is kept by the kernel, for [`Ublk::find`].
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn add(shape: Shape, queues: u16, mark: u64) -> io::Result<Ublk> {
+        let mut ublk = Ublk::control()?;
+        let mut flags = abi::F_USER_RECOVERY | abi::F_USER_RECOVERY_REISSUE;
+        flags |= if ublk.encoded { abi::F_CMD_IOCTL_ENCODE } else { 0 };
+        let mut info = DeviceInfo {
+            queues,
+            depth: DEPTH,
+            max_io_bytes: MAX_IO as u32,
+            dev_id: u32::MAX,
+            flags,
+            own_flags: mark,
+            ..DeviceInfo::default()
+        };
+        ublk.command(Command::ADD_DEV, &mut info, 0)?;
+        (ublk.number, ublk.queues) = (info.dev_id, info.queues);
+        if let Err(e) = ublk.command(Command::SET_PARAMS, &mut parameters(shape), 0) {
+            let _ = ublk.delete();
+            return Err(e);
+        }
+        Ok(ublk)
+    }
+
+    /// The device `/dev/NODE`, if it was made with this mark.
+    pub fn find(node: &str, mark: u64) -> Option<Ublk> {
+        let number = node.strip_prefix("ublkb")?.parse().ok()?;
+        let mut ublk = Ublk { number, ..Ublk::control().ok()? };
+        let info = ublk.info().ok().filter(|i| i.own_flags == mark)?;
+        (ublk.queues, ublk.recovers) = (info.queues, info.state == abi::S_DEV_QUIESCED);
+        Some(ublk)
+    }
+
+    /// Whether its server has died, and it waits for another.
+    pub fn recovers(&self) -> bool {
+        self.recovers
+    }
+
+    pub fn queues(&self) -> u16 {
+        self.queues
+    }
+
+    fn control() -> io::Result<Ublk> {
+        let control = Arc::new(OpenOptions::new().read(true).write(true).open("/dev/ublk-control")?);
+        let mut ublk = Ublk { number: u32::MAX, queues: 0, recovers: false, encoded: true, control };
+        // Kernels that do not know this one know the plain numbers.
+        let mut features = 0u64;
+        ublk.encoded = ublk.command(Command::GET_FEATURES, &mut features, 0).is_ok();
+        Ok(ublk)
+    }
+
+    /// As the kernel calls it, `ublkb0`.
+    pub fn node(&self) -> String {
+        format!("ublkb{}", self.number)
+    }
+
+    /// The ends at which requests come out. After them [`Ublk::start`], while each is served in a thread of its own.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn open(&self, shape: Shape) -> io::Result<Vec<Queue>> {
+        if self.recovers {
+            self.bare(Command::START_USER_RECOVERY, 0)?;
+        }
+        let path = PathBuf::from(format!("/dev/ublkc{}", self.number));
+        let open = || OpenOptions::new().read(true).write(true).open(&path);
+        // The file is made by whoever looks after /dev: a moment later, where that is udev.
+        let mut file = open();
+        for _ in 0..200 {
+            if file.is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            file = open();
+        }
+        let file = Arc::new(OwnedFd::from(file?));
+        (0..self.queues).map(|q| Queue::new(file.clone(), q, DEPTH, shape, self.encoded)).collect()
+    }
+
+    /// Makes the device visible, or has it go on. Waits until every queue is served.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn start(&self) -> io::Result<()> {
+        let command = if self.recovers { Command::END_USER_RECOVERY } else { Command::START_DEV };
+        self.bare(command, u64::from(std::process::id()))
+    }
+
+    /// Takes the block device away, also from those who have it open; every queue ends.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn stop(&self) -> io::Result<()> {
+        self.bare(Command::STOP_DEV, 0)
+    }
+
+    /// Deletes what is left, and waits for the last user, and for all queues to be closed.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn delete(&self) -> io::Result<()> {
+        self.bare(Command::DEL_DEV, 0)
+    }
+
+    fn info(&self) -> io::Result<DeviceInfo> {
+        let mut info = DeviceInfo::default();
+        self.command(Command::GET_DEV_INFO, &mut info, 0)?;
+        Ok(info)
+    }
+
+    fn bare(&self, command: Command, data: u64) -> io::Result<()> {
+        self.issue(command, 0, 0, data)
+    }
+
+    fn command<T>(&self, command: Command, argument: &mut T, data: u64) -> io::Result<()> {
+        self.issue(command, std::ptr::from_mut(argument) as u64, size_of::<T>() as u16, data)
+    }
+
+    /// One command, on a ring of its own: they are few, and some wait for long.
+    fn issue(&self, command: Command, addr: u64, len: u16, data: u64) -> io::Result<()> {
+        let mut ring: ControlRing = IoUring::builder().build(4)?;
+        let mut bytes = [0; 80];
+        let asked =
+            ControlCommand { dev_id: self.number, queue_id: u16::MAX, len, addr, data, ..ControlCommand::default() };
+        // SAFETY: the structure is plain numbers without padding (its size is asserted), and shorter than the 80 bytes.
+        unsafe { bytes.as_mut_ptr().cast::<ControlCommand>().write_unaligned(asked) };
+        let number = if self.encoded { command.encoded() } else { command.number };
+        let entry = opcode::UringCmd80::new(types::Fd(self.control.as_raw_fd()), number).cmd(bytes).build();
+        // SAFETY: what `addr` points to is the caller's, who waits in here until the command has completed.
+        unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
+        // A signal may come in between; the command must not be left while it uses the caller's memory.
+        while ring.completion().is_empty() {
+            match ring.submit_and_wait(1) {
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+                _ => {}
+            }
+        }
+        let result = ring.completion().next().map_or(-libc::EIO, |c| c.result());
+        if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+    }
+}
+
+fn parameters(shape: Shape) -> Parameters {
+    let shift = shape.block.trailing_zeros() as u8;
+    let read_only = if shape.read_only { abi::ATTR_READ_ONLY } else { 0 };
+    Parameters {
+        len: size_of::<Parameters>() as u32,
+        types: abi::PARAM_TYPE_BASIC | abi::PARAM_TYPE_DISCARD,
+        attributes: abi::ATTR_VOLATILE_CACHE | abi::ATTR_FUA | read_only,
+        logical_shift: shift,
+        physical_shift: 12,
+        optimal_shift: 12,
+        minimal_shift: 12,
+        max_sectors: (MAX_IO / 512) as u32,
+        dev_sectors: shape.size / 512,
+        discard_granularity: shape.block.max(4096),
+        max_discard_sectors: MAX_ZEROES / 512,
+        max_write_zeroes_sectors: MAX_ZEROES / 512,
+        max_discard_segments: 1,
+        ..Parameters::default()
+    }
+}
+
+/// Keeps a descriptor as long as memory is mapped through it.
+type Shared = Arc<OwnedFd>;

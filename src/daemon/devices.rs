@@ -1,0 +1,265 @@
+//! The devices that the file asks for: made when this node becomes active, and asked to go before it steps down.
+//!
+//! What takes time, and root, is done by a thread of its own; a device itself is served by its helper ([`crate::device`]), which
+//! notices by itself when its tenure is over.
+
+use super::handle::{LoopHandle, Request};
+use super::journal::Happening;
+use crate::config::{DeviceKind, Settings};
+use crate::core::TermId;
+use crate::device::asking::{Ask, AskError, ask};
+use crate::device::launch::Wanted;
+use crate::device::{device_name, link, record};
+use std::collections::BTreeMap;
+use std::process::Child;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+/// How often a device that should be there is looked after.
+const LOOK: Duration = Duration::from_millis(500);
+/// How soon a device that could not be made is tried again, at first and at most, in looks.
+const RETRY: [u32; 2] = [1, 60];
+/// A helper that lives answers within this.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the thread is told.
+pub enum DeviceOrder {
+    /// This node is active, in this tenure.
+    Serve {
+        tenure: TermId,
+    },
+    StopServing,
+    /// Take the devices down for good, if nobody uses them, or with force; what came of it.
+    TakeDown {
+        force: bool,
+        reply: Sender<Result<(), String>>,
+    },
+    /// That came to nothing: make them again.
+    PutUp,
+}
+
+/// Tells the thread, from any other.
+#[derive(Clone)]
+pub struct Devices(Sender<DeviceOrder>);
+
+impl Devices {
+    pub fn tell(&self, order: DeviceOrder) {
+        // It ends with the process only.
+        let _ = self.0.send(order);
+    }
+
+    /// Before this node steps down: its devices go, or the reason why not.
+    pub fn take_down(&self, force: bool) -> Result<(), String> {
+        let (reply, answer) = mpsc::channel();
+        if self.0.send(DeviceOrder::TakeDown { force, reply }).is_err() {
+            return Ok(());
+        }
+        answer.recv().unwrap_or(Ok(()))
+    }
+
+    /// The devices of a node, and what its thread will need; [`Waiting::start`] starts it.
+    pub fn new(settings: &Settings) -> (Devices, Waiting) {
+        let wanted = |(volume, kind): (&crate::core::VolumeSpec, &DeviceKind)| Wanted {
+            file: std::path::absolute(&settings.file).unwrap_or_else(|_| settings.file.clone()),
+            resource: settings.node.resource.clone(),
+            node: settings.node.my_name().to_string(),
+            volume: volume.name.clone(),
+            kind: *kind,
+            tenure: TermId(0),
+        };
+        let pairs = settings.node.volumes.iter().zip(&settings.devices);
+        let wanted: Vec<Wanted> = pairs.filter(|(_, k)| **k != DeviceKind::None).map(wanted).collect();
+        // A device that was attached by hand is asked to go, too: then there is nothing to make, but something to ask.
+        let (sender, orders) = mpsc::channel();
+        let names = settings.node.volumes.iter().map(|v| device_name(&settings.node.resource, &v.name)).collect();
+        let node = settings.node.my_name().to_string();
+        (Devices(sender), Waiting { orders, wanted, names, node })
+    }
+}
+
+/// A thread that was not started.
+pub struct Waiting {
+    orders: Receiver<DeviceOrder>,
+    wanted: Vec<Wanted>,
+    /// Of all volumes.
+    names: Vec<String>,
+    node: String,
+}
+
+impl Waiting {
+    /// # Errors
+    /// Where the system has no thread to give.
+    pub fn start(self, events: LoopHandle) -> std::io::Result<()> {
+        let Waiting { orders, wanted, names, node } = self;
+        let mut keeper =
+            Keeper { wanted, names, node, events, tenure: None, states: BTreeMap::new(), children: Vec::new() };
+        let body = move || keeper.run(&orders);
+        std::thread::Builder::new().name("devices".into()).stack_size(256 << 10).spawn(body).map(drop)
+    }
+}
+
+/// How far a wanted device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// To be made, after so many looks; the pause after the next failure.
+    Wanted {
+        in_looks: u32,
+        pause: u32,
+    },
+    Up,
+    /// Taken down by the operator: left alone.
+    Left,
+}
+
+struct Keeper {
+    wanted: Vec<Wanted>,
+    names: Vec<String>,
+    node: String,
+    events: LoopHandle,
+    tenure: Option<TermId>,
+    /// By the device's name.
+    states: BTreeMap<String, State>,
+    /// Helpers that this process has started, to take note of their ends.
+    children: Vec<Child>,
+}
+
+impl Keeper {
+    fn run(&mut self, orders: &Receiver<DeviceOrder>) {
+        loop {
+            let busy = self.tenure.is_some() && !self.wanted.is_empty();
+            let order = if busy {
+                orders.recv_timeout(LOOK)
+            } else {
+                orders.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            match order {
+                Ok(order) => self.obey(order),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.children.retain_mut(|c| matches!(c.try_wait(), Ok(None)));
+            self.look();
+        }
+    }
+
+    fn obey(&mut self, order: DeviceOrder) {
+        match order {
+            DeviceOrder::Serve { tenure } => {
+                self.tenure = Some(tenure);
+                self.want_all();
+            }
+            DeviceOrder::StopServing => {
+                self.tenure = None;
+                self.states.clear();
+            }
+            DeviceOrder::TakeDown { force, reply } => {
+                let result = self.take_down(force);
+                if result.is_err() && self.tenure.is_some() {
+                    self.want_lost();
+                }
+                let _ = reply.send(result);
+            }
+            DeviceOrder::PutUp if self.tenure.is_some() => self.want_lost(),
+            DeviceOrder::PutUp => {}
+        }
+    }
+
+    fn want_all(&mut self) {
+        let fresh = State::Wanted { in_looks: 0, pause: RETRY[0] };
+        self.states = self.wanted.iter().map(|w| (w.name(), fresh)).collect();
+    }
+
+    /// All that are not there are to be made again.
+    fn want_lost(&mut self) {
+        let lives = |name: &str| record::look(name).is_some_and(|f| f.alive);
+        self.want_all();
+        self.states.iter_mut().filter(|(name, _)| lives(name)).for_each(|(_, state)| *state = State::Up);
+    }
+
+    fn look(&mut self) {
+        let Some(tenure) = self.tenure else { return };
+        for wanted in self.wanted.clone() {
+            let name = wanted.name();
+            let state = match self.states.get(&name) {
+                Some(State::Up) => self.look_after(&name),
+                Some(State::Wanted { in_looks: 0, pause }) => self.make(&Wanted { tenure, ..wanted }, *pause),
+                Some(State::Wanted { in_looks, pause }) => State::Wanted { in_looks: in_looks - 1, pause: *pause },
+                _ => continue,
+            };
+            self.states.insert(name, state);
+        }
+    }
+
+    /// A device whose helper has ended in order was taken down by the operator; one whose helper has died is made again.
+    fn look_after(&self, name: &str) -> State {
+        match record::look(name) {
+            Some(found) if found.alive => State::Up,
+            Some(_) => {
+                let why = "its process died".to_string();
+                self.note(Happening::DeviceLost { device: name.to_string(), why });
+                State::Wanted { in_looks: 0, pause: RETRY[0] }
+            }
+            None => State::Left,
+        }
+    }
+
+    fn make(&mut self, wanted: &Wanted, pause: u32) -> State {
+        let name = wanted.name();
+        let path = link(&wanted.resource, &wanted.volume).display().to_string();
+        if let Some(found) = record::look(&name).filter(|f| f.alive)
+            && found.record.node == self.node
+            && found.record.tenure == format!("{:032x}", wanted.tenure.0)
+        {
+            self.note(Happening::DeviceGoesOn { device: path, kernel: found.record.device.unwrap_or_default() });
+            return State::Up;
+        }
+        match wanted.start() {
+            Ok((status, child)) => {
+                self.children.push(child);
+                let text = |field: &str| status[field].as_str().unwrap_or_default().to_string();
+                self.note(Happening::DeviceUp { device: path, kernel: text("device"), kind: text("kind") });
+                if let Some(remark) = status["remark"].as_str() {
+                    self.note(Happening::DeviceRemark { device: name, what: remark.to_string() });
+                }
+                State::Up
+            }
+            Err(why) => {
+                // Said again when the pause has grown, so that it is not forgotten and does not fill the log.
+                if pause == RETRY[0] || pause == RETRY[1] {
+                    self.note(Happening::DeviceFailed { device: path, why: with_remedy(why) });
+                }
+                State::Wanted { in_looks: pause, pause: (pause * 2).min(RETRY[1]) }
+            }
+        }
+    }
+
+    /// Asks all helpers of this node to take their devices down, one after the other, up to the first that refuses.
+    fn take_down(&mut self, force: bool) -> Result<(), String> {
+        self.states.values_mut().for_each(|s| *s = State::Left);
+        for name in self.names.clone() {
+            let Some(found) = record::look(&name).filter(|f| f.alive && f.record.node == self.node) else { continue };
+            // A forced detach does not wait for users, and otherwise a helper takes a few seconds at most.
+            match ask(&name, Ask::Detach { force }, Some(ANSWERS_WITHIN * 3)) {
+                Ok(_) => self.note(Happening::DeviceDown { device: found.record.name() }),
+                Err(AskError::Refused(why)) => return Err(why),
+                // It may have ended meanwhile.
+                Err(AskError::Unreachable(e)) if record::look(&name).is_some_and(|f| f.alive) && !force => {
+                    return Err(format!("the process of the device {name} does not answer ({e})"));
+                }
+                Err(AskError::Unreachable(_)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, happening: Happening) {
+        self.events.send(Request::Note { happening });
+    }
+}
+
+fn with_remedy(why: String) -> String {
+    if nix::unistd::geteuid().is_root() {
+        return why;
+    }
+    format!("{why}. It takes root: run `understudy attach FILE --node NODE --follow` as root beside this daemon")
+}

@@ -1,0 +1,226 @@
+//! What exists in the system for a device: its record, its links and its socket, and cleaning up behind a helper that died.
+//!
+//! The record is a file of JSON in [`RUN`], locked by the helper for as long as it lives. It is written before anything is made, so that
+//! whatever a dead helper has left is named in it; whoever finds a record that nobody has locked cleans up.
+
+use super::kind::Device;
+use super::{LINKS, RUN, device_name};
+use crate::config::DeviceKind;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// What a helper has made, or is about to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub resource: String,
+    pub volume: String,
+    pub node: String,
+    /// 32 hex digits.
+    pub tenure: String,
+    pub kind: DeviceKind,
+    /// As the kernel calls it, `loop3`; none before it was made.
+    pub device: Option<String>,
+    /// The helper.
+    pub pid: u32,
+}
+
+impl Record {
+    pub fn name(&self) -> String {
+        device_name(&self.resource, &self.volume)
+    }
+
+    /// What a loop device is marked with; the kernel keeps 63 bytes.
+    pub fn mark(&self) -> String {
+        format!("understudy {} {}", self.tenure, self.name())
+    }
+
+    /// The same as a number, which is all that some kinds of devices keep.
+    pub fn number(&self) -> u64 {
+        let bytes = self.mark();
+        u64::from(crc32fast::hash(bytes.as_bytes())) << 32 | u64::from(crc32fast::hash(self.tenure.as_bytes()))
+    }
+
+    fn link(&self) -> PathBuf {
+        Path::new(LINKS).join(self.name())
+    }
+
+    /// Removes all of a device but itself. Nothing of it may be missing, or all.
+    fn remove_names(&self) {
+        let points_here = |target: PathBuf| Some(target) == self.device.as_ref().map(|d| Path::new("../").join(d));
+        if fs::read_link(self.link()).is_ok_and(points_here) {
+            let _ = fs::remove_file(self.link());
+        }
+        if let Some(device) = &self.device {
+            let _ = fs::remove_file(udev_file(device));
+        }
+    }
+
+    /// Takes apart what a dead helper has left. What is in use goes with its last user.
+    fn sweep(&self) -> io::Result<()> {
+        self.remove_names();
+        let _ = fs::remove_file(socket(&self.name()));
+        Device::find(self).map_or(Ok(()), |left| left.sweep())
+    }
+}
+
+/// Where the helper of a device is asked.
+pub fn socket(name: &str) -> PathBuf {
+    Path::new(RUN).join(format!("{name}.sock"))
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(RUN).join(format!("{name}.json"))
+}
+
+/// What the udev rule reads of a device.
+fn udev_file(device: &str) -> PathBuf {
+    Path::new(RUN).join("udev").join(device)
+}
+
+/// Why there is no record to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("{name} has a device already, which process {pid} looks after")]
+    Busy { name: String, pid: u32 },
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+}
+
+fn io_error<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> RecordError + 'a {
+    move |source| RecordError::Io { what, path: path.to_owned(), source }
+}
+
+/// The record of a device, locked.
+pub struct Held {
+    file: Flock<File>,
+    path: PathBuf,
+    record: Option<Record>,
+}
+
+impl Held {
+    /// Takes the record of a device. Of what a dead helper has left `keep` decides: it stays, and is given back, or it is taken apart.
+    ///
+    /// # Errors
+    /// [`RecordError::Busy`] where a helper lives.
+    pub fn take(name: &str, keep: impl Fn(&Record) -> bool) -> Result<(Held, Option<Record>), RecordError> {
+        let make = |folder: &Path| fs::DirBuilder::new().recursive(true).mode(0o755).create(folder);
+        for folder in [Path::new(RUN), &Path::new(RUN).join("udev"), Path::new(LINKS)] {
+            make(folder).map_err(io_error("make", folder))?;
+        }
+        let path = path(name);
+        loop {
+            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+            let file = open.map_err(io_error("open", &path))?;
+            let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => file,
+                Err((mut file, _)) => {
+                    let pid = read(&mut file).map_or(0, |r| r.pid);
+                    return Err(RecordError::Busy { name: name.to_string(), pid });
+                }
+            };
+            // Its holder may have removed it in between.
+            let id = |m: fs::Metadata| (m.dev(), m.ino());
+            let ours = file.metadata().map(id).map_err(io_error("look at", &path))?;
+            if fs::metadata(&path).map(id).is_ok_and(|there| there == ours) {
+                let mut held = Held { file, path, record: None };
+                let left = read(&mut held.file);
+                return match left {
+                    Some(left) if keep(&left) => Ok((held, Some(left))),
+                    Some(left) => {
+                        left.sweep().map_err(io_error("take apart what is left of", Path::new(name)))?;
+                        Ok((held, None))
+                    }
+                    None => Ok((held, None)),
+                };
+            }
+        }
+    }
+
+    /// Writes what exists, or is about to.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn write(&mut self, record: Record) -> Result<(), RecordError> {
+        let text = serde_json::to_vec(&record).map_err(|e| io_error("write", &self.path)(e.into()))?;
+        let write = |mut file: &File| {
+            file.set_len(0)?;
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(&text)
+        };
+        write(&self.file).map_err(io_error("write", &self.path))?;
+        if let Some(device) = &record.device {
+            let path = udev_file(device);
+            fs::write(&path, format!("UNDERSTUDY_NAME={}\n", record.name())).map_err(io_error("write", &path))?;
+        }
+        self.record = Some(record);
+        Ok(())
+    }
+
+    /// Makes the stable link, in the place of one that leads elsewhere.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn make_link(&self) -> Result<(), RecordError> {
+        let Some(record) = &self.record else { return Ok(()) };
+        let Some(device) = &record.device else { return Ok(()) };
+        let link = record.link();
+        let new = link.with_extension("new");
+        let _ = fs::remove_file(&new);
+        symlink(Path::new("../").join(device), &new).map_err(io_error("make", &new))?;
+        fs::rename(&new, &link).map_err(io_error("make", &link))
+    }
+
+    /// Takes the names of the device away; the device may still be there.
+    pub fn remove_names(&self) {
+        self.record.iter().for_each(Record::remove_names);
+    }
+
+    /// Ends the record: nothing is left of the device.
+    pub fn remove(self) {
+        self.remove_names();
+        // Still locked: nobody else can have it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn read(file: &mut File) -> Option<Record> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// A device that exists, or that is left of a dead helper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub record: Record,
+    /// Whether its helper lives.
+    pub alive: bool,
+}
+
+/// What there is of the device of this name.
+pub fn look(name: &str) -> Option<Found> {
+    let mut file = File::open(path(name)).ok()?;
+    let record = read(&mut file)?;
+    let alive = match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_) => false,
+        Err((_, errno)) => errno == nix::errno::Errno::EWOULDBLOCK,
+    };
+    Some(Found { record, alive })
+}
+
+/// Cleans up behind a helper that is dead. What is in use goes with its last user.
+///
+/// # Errors
+/// [`RecordError::Busy`] where it lives; otherwise where the system refuses.
+pub fn sweep(name: &str) -> Result<(), RecordError> {
+    if fs::metadata(path(name)).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+        return Ok(());
+    }
+    Held::take(name, |_| false)?.0.remove();
+    Ok(())
+}
