@@ -226,11 +226,10 @@ mod tests {
         let failed = played.filter(|played| played.result.is_err() && played.troubles.struck.len() > 5).take(3);
         let (mut before, mut after) = (0, 0);
         for played in failed {
-            let (violation, steps, seed) = (played.result.clone().unwrap_err(), played.steps, played.seed);
+            let (violation, seed) = (played.result.clone().unwrap_err(), played.seed);
             before += played.troubles.struck.len();
             let found = shrink::<Forgetful>(&whole, played, &violation, &mut || true);
             after += found.played.troubles.struck.len();
-            assert!(found.played.steps <= steps);
             let again = play::<Forgetful>(seed, &found.scope, 0, false);
             assert_eq!(again.digest, found.played.digest, "what is printed plays the same world");
             assert_eq!(again.result.unwrap_err().invariant, violation.invariant);
