@@ -5,7 +5,7 @@ use super::hello::{FEATURES, Hello, PROTOCOL};
 use super::lineage::Relation;
 use super::node::{Node, Stage};
 use super::notice::Notice;
-use super::peer::{Feed, Link, Source, TargetStage};
+use super::peer::{Feed, Link, Source};
 use super::split_brain;
 use super::types::*;
 use std::collections::{BTreeSet, VecDeque};
@@ -85,7 +85,10 @@ impl Node {
     fn poll_keepalive(&mut self, node: NodeId) {
         let silent_us = self.cfg.heartbeat_ms * SILENT_HEARTBEATS * 1000;
         let beat_us = self.cfg.heartbeat_ms * 1000;
-        let (now, watermarks, ack) = (self.now, self.my_watermarks(), self.idle_ack());
+        let (now, watermarks) = (self.now, self.my_watermarks());
+        // While a superblock is on its way, where this node stands is not durable yet.
+        let idle = self.superblock.is_settled().then(|| self.idle_ack());
+        let acknowledges = self.target_ack(node).is_some();
         let peer = self.peer_mut(node);
         let Some(session) = peer.session() else { return };
         if now.since_us(peer.last_heard) >= silent_us {
@@ -96,11 +99,9 @@ impl Node {
         }
         match &peer.link {
             Link::Source(_) => self.send(node, session, PeerMsg::Heartbeat { watermarks }),
-            Link::Idle(_) => self.send(node, session, PeerMsg::Ack(ack)),
-            // What is set aside or applied first may take long, and the other side must not take it for silence.
-            Link::Target(target) if matches!(target.stage, TargetStage::Preparing(_)) => {
-                self.send(node, session, PeerMsg::Heartbeat { watermarks });
-            }
+            Link::Idle(_) => self.send(node, session, idle.map_or(PeerMsg::Heartbeat { watermarks }, PeerMsg::Ack)),
+            // What is set aside, applied or closed first may take long, and the other side must not take it for silence.
+            Link::Target(_) if !acknowledges => self.send(node, session, PeerMsg::Heartbeat { watermarks }),
             Link::Target(_) => self.send_ack(node),
             Link::Down | Link::Dialing | Link::Greeting(_) | Link::Hearing(_) => {}
         }

@@ -131,6 +131,11 @@ impl ResyncTarget {
         self.incoming.exceeds(window, 2)
     }
 
+    /// Whether the gap is being closed: the lineage is the active's, and not durable yet.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.step, Step::Close)
+    }
+
     pub fn fill_ack(&self, ack: &mut Ack) {
         ack.term = self.lineage.last().map(|t| t.id);
         ack.resync_bytes = self.taken;

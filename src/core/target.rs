@@ -534,7 +534,9 @@ impl Node {
         }
     }
 
-    fn target_ack(&mut self, node: NodeId) -> Option<(SessionId, Ack)> {
+    /// None where nothing can be said: before it is ready, and while the superblock that closes its gap is being written. The lineage is
+    /// the active's already then, and what could be rolled back to is of this node's own (R3).
+    pub(super) fn target_ack(&mut self, node: NodeId) -> Option<(SessionId, Ack)> {
         let (now, mut ack) = (self.now, self.idle_ack());
         let target = self.peers[node.0 as usize].target_mut()?;
         ack.echo_us = target.echo_us;
@@ -543,6 +545,7 @@ impl Node {
         match &target.stage {
             TargetStage::Preparing(_) => return None,
             TargetStage::Stream => {}
+            TargetStage::Resync(resync) if resync.is_closing() => return None,
             // For flow control alone (R3): the source counts none of it as held.
             TargetStage::Resync(resync) => resync.fill_ack(&mut ack),
         }

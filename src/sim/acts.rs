@@ -73,7 +73,7 @@ impl<B: Brain> World<B> {
             let last = records.last().map_or(0, |r| r.lsn.0);
             self.mix(last);
         }
-        self.note_report(node, &message);
+        self.note_report(node, &message)?;
         let due = self.net.send(self.now, node, session, &message, &mut self.rng);
         let due = due.map_err(|e| broken("4 records", format!("{node:?} sends what cannot travel: {e}")))?;
         self.deliver_later(due);

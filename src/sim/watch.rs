@@ -42,7 +42,7 @@ impl<B: Brain> World<B> {
     }
 
     /// What a node says of itself binds it (invariant 2).
-    pub(super) fn note_report(&mut self, node: NodeId, message: &PeerMsg) {
+    pub(super) fn note_report(&mut self, node: NodeId, message: &PeerMsg) -> Result<(), Violation> {
         let slot = &mut self.slots[node.0 as usize];
         let newest = slot.brain.as_ref().and_then(|b| b.lineage().last()).map(|t| t.id);
         let said = match message {
@@ -53,8 +53,14 @@ impl<B: Brain> World<B> {
             PeerMsg::Ack(ack) if ack.term == newest => newest.map(|term| (term, ack.durable)),
             _ => None,
         };
-        if let Some((term, lsn)) = said {
-            slot.reported = Some(Pos { term, lsn });
+        let Some((term, lsn)) = said else { return Ok(()) };
+        let pos = Pos { term, lsn };
+        slot.reported = Some(pos);
+        match self.truth.settle(pos) {
+            Some(at) if at.lsn > self.truth.end(at.term) => {
+                Err(broken("4 records", format!("{node:?} says that it holds {pos:?}, which nobody ever wrote")))
+            }
+            _ => Ok(()),
         }
     }
 
