@@ -17,6 +17,8 @@ mod duo_tests;
 pub mod extents;
 mod fetch;
 pub mod follow;
+#[cfg(test)]
+mod force_tests;
 mod forecast;
 #[cfg(test)]
 mod forecast_tests;
