@@ -56,6 +56,8 @@ mod target;
 mod times;
 pub mod trouble;
 pub mod types;
+#[cfg(test)]
+mod uneven_tests;
 pub mod verify;
 mod view;
 
