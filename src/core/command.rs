@@ -463,7 +463,10 @@ impl Node {
         if self.role() == Role::Active {
             self.drop_member(node, "disconnected by the operator");
         }
-        self.answer(Some(id), Ok(format!("disconnected from {name}, until `understudy connect {name}` or a restart of this daemon")));
+        self.answer(
+            Some(id),
+            Ok(format!("disconnected from {name}, until `understudy connect {name}` or a restart of this daemon")),
+        );
         Ok(())
     }
 
