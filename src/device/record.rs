@@ -22,6 +22,8 @@ pub struct Record {
     /// 32 hex digits.
     pub tenure: String,
     pub kind: DeviceKind,
+    #[serde(default)]
+    pub read_only: bool,
     /// As the kernel calls it, `loop3`; none before it was made.
     pub device: Option<String>,
     /// The helper.
@@ -63,7 +65,7 @@ impl Record {
     fn sweep(&self) -> io::Result<()> {
         self.remove_names();
         let _ = fs::remove_file(socket(&self.name()));
-        Device::find(self).map_or(Ok(()), |left| left.sweep())
+        Device::find(self).into_iter().try_for_each(|left| left.sweep())
     }
 }
 
@@ -146,13 +148,18 @@ impl Held {
     /// Where it cannot be written.
     pub fn write(&mut self, record: Record) -> Result<(), RecordError> {
         let text = serde_json::to_vec(&record).map_err(|e| io_error("write", &self.path)(e.into()))?;
+        // At every moment it is whole, the old one or the new: what follows behind is not read.
         let write = |mut file: &File| {
-            file.set_len(0)?;
             file.seek(SeekFrom::Start(0))?;
-            file.write_all(&text)
+            file.write_all(&text)?;
+            file.set_len(text.len() as u64)
         };
         write(&self.file).map_err(io_error("write", &self.path))?;
         if let Some(device) = &record.device {
+            // One that was named before came to nothing.
+            if let Some(other) = self.record.as_ref().and_then(|r| r.device.as_ref()).filter(|d| *d != device) {
+                let _ = fs::remove_file(udev_file(other));
+            }
             let path = udev_file(device);
             fs::write(&path, format!("UNDERSTUDY_NAME={}\n", record.name())).map_err(io_error("write", &path))?;
         }
@@ -188,10 +195,10 @@ impl Held {
 }
 
 fn read(file: &mut File) -> Option<Record> {
-    let mut text = String::new();
+    let mut text = Vec::new();
     file.seek(SeekFrom::Start(0)).ok()?;
-    file.read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
+    file.read_to_end(&mut text).ok()?;
+    serde_json::Deserializer::from_slice(&text).into_iter().next()?.ok()
 }
 
 /// A device that exists, or that is left of a dead helper.

@@ -142,6 +142,9 @@ fn parse(shape: &Shape, asked: IoDescription) -> Result<Op, i32> {
         return Err(libc::EINVAL);
     }
     let length = u32::try_from(length).map_err(|_| libc::EINVAL)?;
+    if shape.read_only && op != abi::OP_READ {
+        return Err(libc::EROFS);
+    }
     if matches!(op, abi::OP_READ | abi::OP_WRITE) && length as usize > MAX_IO {
         return Err(libc::EINVAL);
     }
