@@ -151,6 +151,8 @@ impl Helper {
         // Without the right to it, it must do without.
         let _ = memory::flush_io();
         let _ = fs::write("/proc/self/oom_score_adj", "-900");
+        // It was started by an inode, and would be called "exe".
+        let _ = fs::write("/proc/self/comm", "understudy-dev");
         let (sender, events) = mpsc::channel();
         signals(&sender).map_err(system("handle signals"))?;
         // Only ublk lets a device be taken up by another process.

@@ -50,12 +50,18 @@ impl Record {
         Path::new(LINKS).join(self.name())
     }
 
+    /// What becomes the link when it is whole.
+    fn new_link(&self) -> PathBuf {
+        Path::new(LINKS).join(format!("{}.new", self.name()))
+    }
+
     /// Removes all of a device but itself. Nothing of it may be missing, or all.
     fn remove_names(&self) {
         let points_here = |target: PathBuf| Some(target) == self.device.as_ref().map(|d| Path::new("../").join(d));
         if fs::read_link(self.link()).is_ok_and(points_here) {
             let _ = fs::remove_file(self.link());
         }
+        let _ = fs::remove_file(self.new_link());
         if let Some(device) = &self.device {
             let _ = fs::remove_file(udev_file(device));
         }
@@ -174,8 +180,7 @@ impl Held {
     pub fn make_link(&self) -> Result<(), RecordError> {
         let Some(record) = &self.record else { return Ok(()) };
         let Some(device) = &record.device else { return Ok(()) };
-        let link = record.link();
-        let new = link.with_extension("new");
+        let (link, new) = (record.link(), record.new_link());
         let _ = fs::remove_file(&new);
         symlink(Path::new("../").join(device), &new).map_err(io_error("make", &new))?;
         fs::rename(&new, &link).map_err(io_error("make", &link))
