@@ -15,7 +15,7 @@ use understudy_kernel::fuse::Fuse;
 use understudy_kernel::loopdev::Loop;
 use understudy_kernel::nbd::Nbd;
 use understudy_kernel::probe::{self, Offer};
-use understudy_kernel::ublk::Ublk;
+use understudy_kernel::ublk::{Queue, Ublk};
 
 /// Queues of a ublk device at most: each has a thread and a connection, and the daemon behind them all is one thread.
 const QUEUES: u16 = 2;
@@ -242,31 +242,45 @@ fn make_ublk(plan: Plan<'_>) -> Result<(Device, Vec<EngineHandle>), DeviceError>
             Device::Ublk(device).sweep().map_err(failed("take apart what is left of a ublk device"))?;
         }
     }
+    // Before anything is touched: a device that is in use stays as it is for the next attempt.
+    let queues = going_on.as_ref().map_or(cpus.min(QUEUES), Ublk::queues);
+    let connections = (0..queues).map(|_| connect()).collect::<io::Result<Vec<_>>>();
+    let connections = connections.map_err(failed("connect to the daemon"))?;
+    let goes_on = going_on.is_some();
     let device = match going_on {
         Some(device) => device,
-        None => Ublk::add(shape, cpus.min(QUEUES), record.number()).map_err(failed("make a ublk device"))?,
+        None => Ublk::add(shape, queues, record.number()).map_err(failed("make a ublk device"))?,
     };
-    let started = || -> Result<Vec<EngineHandle>, DeviceError> {
-        prepared(&device.node()).map_err(failed("note the device"))?;
-        let queues = device.open(shape).map_err(failed("open the queues of a ublk device"))?;
-        // Deleting waits for the last user. Where it fails nothing more can be done about it.
-        let deleted = device.clone();
-        let heard = after(queues.len(), heard, move || drop(deleted.delete()));
-        let mut handles = Vec::new();
-        for (number, queue) in queues.into_iter().enumerate() {
-            let connection = connect().map_err(failed("connect to the daemon"))?;
-            handles.push(engine(queue, number, &heard, connection).map_err(failed("start a thread"))?);
-        }
-        device.start().map_err(failed("start a ublk device"))?;
-        Ok(handles)
-    };
-    match started() {
+    let noted = prepared(&device.node()).map_err(failed("note the device"));
+    let opened = noted.and_then(|()| device.open(shape).map_err(failed("open the queues of a ublk device")));
+    if opened.is_err() && goes_on {
+        // The one that was left fails for ever, and there is a new one.
+        let _ = Device::Ublk(device).sweep();
+        return make_ublk(Plan { shape, record, left: None, connect, heard, prepared });
+    }
+    match opened.and_then(|queues| serve_ublk(&device, queues, connections, heard)) {
         Ok(handles) => Ok((Device::Ublk(device), handles)),
         Err(e) => {
             let _ = Device::Ublk(device).sweep();
             Err(e)
         }
     }
+}
+
+fn serve_ublk(
+    device: &Ublk,
+    queues: Vec<Queue>,
+    connections: Vec<UnixStream>,
+    heard: Listener,
+) -> Result<Vec<EngineHandle>, DeviceError> {
+    // Deleting waits for the last user. Where it fails nothing more can be done about it.
+    let deleted = device.clone();
+    let heard = after(queues.len(), heard, move || drop(deleted.delete()));
+    let start = |(number, (queue, connection))| engine(queue, number, &heard, connection);
+    let handles = queues.into_iter().zip(connections).enumerate().map(start).collect::<io::Result<_>>();
+    let handles = handles.map_err(failed("start a thread"))?;
+    device.start().map_err(failed("start a ublk device"))?;
+    Ok(handles)
 }
 
 /// Passes on what is heard; that the device is gone only when all engines have said so, and what is to be done then is done.

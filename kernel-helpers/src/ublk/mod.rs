@@ -110,6 +110,10 @@ impl Ublk {
         self.outlives
     }
 
+    pub fn queues(&self) -> u16 {
+        self.queues
+    }
+
     /// Whether this kernel has all that it takes, for a process that may use it.
     pub fn offer() -> Offer {
         // The driver alone is not enough: its commands come over io_uring, and a kernel may have that forbidden.
@@ -147,6 +151,9 @@ impl Ublk {
     /// # Errors
     /// What the kernel answers.
     pub fn open(&self, shape: Shape) -> io::Result<Vec<Queue>> {
+        // What takes long comes first: a device whose server dies between the first mapping and its first fetches cannot be taken up any
+        // more, since the kernel then takes no other process for its server.
+        let rooms = (0..self.queues).map(|_| queue::Room::new(DEPTH)).collect::<io::Result<Vec<_>>>()?;
         if self.recovers {
             // As long as anything of the dead process has it open, the kernel calls it busy.
             let mut begun = Ok(());
@@ -154,7 +161,11 @@ impl Ublk {
                 begun = self.bare(Command::START_USER_RECOVERY, 0);
                 !matches!(&begun, Err(e) if e.raw_os_error() == Some(libc::EBUSY))
             });
-            begun?;
+            match begun {
+                // Another has begun to take it up, and died: it is as it should be for this one.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+                begun => begun?,
+            }
         }
         let path = PathBuf::from(format!("/dev/ublkc{}", self.number));
         let mut file = Err(io::ErrorKind::NotFound.into());
@@ -164,7 +175,8 @@ impl Ublk {
             file.is_ok()
         });
         let file = Arc::new(OwnedFd::from(file?));
-        (0..self.queues).map(|q| Queue::new(file.clone(), q, DEPTH, shape, self.encoded)).collect()
+        let queue = |(number, room)| Queue::new(room, file.clone(), number, shape, self.encoded);
+        (0..).zip(rooms).map(queue).collect()
     }
 
     /// Makes the device visible, or has it go on. Waits until every queue is served.
