@@ -16,6 +16,11 @@ use crate::format::BLOCK;
 use crate::format::batch::{self, TermRef};
 use crate::format::ring::{BatchEntry, Sink};
 
+/// A piece without runs.
+const NO_RUNS: [u8; 2] = [0, 0];
+/// So much undo may be durable without the superblock saying so; of small volumes, the 64th part of them.
+const UNSAID_BYTES: u64 = 16 << 20;
+
 const NO_TERM: TermRef = TermRef { number: 0, id: TermId(0) };
 
 /// What stands between this store and a valid image.
@@ -73,13 +78,34 @@ impl GapState {
     }
 
     /// What makes the set of own changes durable, before there is any undo: offset in the history, and bytes.
+    /// A history in which it is not found is not this gap's, or has lost it: so it is written where there is nothing to note too.
     pub fn note_changed(&mut self, changed: &DirtySet) -> (u64, Vec<Payload>) {
         let offset = self.chain.address;
         self.changed.add_all(changed);
         let mut notes: Vec<Record> = self.changed.pieces().map(|piece| piece_record(&piece)).collect();
+        if notes.is_empty() {
+            notes.push(piece_record(&NO_RUNS));
+        }
         let bufs = self.chain.append(self.stream, NO_TERM, &mut notes);
         self.noted = self.chain;
         (offset, bufs)
+    }
+
+    /// The notes could not be written: there is no way back, and a restart will not know what changed here.
+    pub fn without_notes(self, sizes: &[u64], changed_limit: u64) -> GapState {
+        let state = Gap { rollback: None, everything: true, ..self.state };
+        GapState::new(state, sizes, changed_limit, self.stream)
+    }
+
+    /// Bytes of the history that are durable: if fewer are found, undo is lost.
+    pub fn durable_bytes(&self) -> u64 {
+        self.pending.as_ref().map_or(self.chain, |(before, _)| *before).address
+    }
+
+    /// What recovery found of the history ends before what was durable: there is no way back, and no telling what is between two positions.
+    pub fn is_lost(&mut self) {
+        self.state.rollback = None;
+        self.state.everything = true;
     }
 
     /// What the old contents of some ranges will take of the history.
@@ -243,11 +269,12 @@ impl Node {
             return;
         }
         let stays = rollback.stays;
-        let Some(gap) = &self.gap else { return };
-        let (to, length) = (gap.state.rollback.unwrap_or(Lsn(0)), gap.noted.address);
+        let Some(gap) = &mut self.gap else { return };
+        let to = gap.state.rollback.unwrap_or(Lsn(0));
+        gap.chain = gap.noted;
         self.notice(Notice::RolledBack { to: to.0 });
         if stays {
-            return self.io(Purpose::Rewound, Part::History, IoOp::Truncate { length });
+            return self.persist(Then::Rewind);
         }
         self.rollback = None;
         self.gap = None;
@@ -267,6 +294,22 @@ impl Node {
         self.io(Purpose::HistoryCut, Part::History, IoOp::Truncate { length: 0 });
     }
 
+    /// The superblock counts on the notes alone.
+    pub(super) fn rewind(&mut self) {
+        let Some(length) = self.gap.as_ref().map(|g| g.noted.address) else { return };
+        self.io(Purpose::Rewound, Part::History, IoOp::Truncate { length });
+    }
+
+    /// The superblock is told now and then how much undo there is, so that a history that is cut off later is known to be.
+    pub(super) fn say_how_much_is_saved(&mut self) {
+        let all: u64 = self.cfg.volumes.iter().map(|v| v.size).sum();
+        let step = (all / 64).clamp(BLOCK as u64, UNSAID_BYTES);
+        let bytes = self.gap.as_ref().map_or(0, GapState::durable_bytes);
+        if bytes >= self.superblock.history_said() + step {
+            self.persist(Then::Nothing);
+        }
+    }
+
     /// The undo is put back and gone: the gap is as it was when it was opened.
     pub(super) fn rewound(&mut self, result: Result<IoData, IoError>) {
         if let Err(error) = result {
@@ -276,7 +319,6 @@ impl Node {
         let sizes = self.volume_sizes();
         if let Some(gap) = &mut self.gap {
             gap.saved = DirtySet::of_grain(&sizes, gap.state.grain);
-            gap.chain = gap.noted;
         }
     }
 

@@ -23,6 +23,8 @@ mod forecast;
 #[cfg(test)]
 mod forecast_tests;
 mod gap;
+#[cfg(test)]
+mod gap_tests;
 pub mod hello;
 pub mod latency;
 #[cfg(test)]

@@ -248,10 +248,10 @@ fn read_gap(
     let mut state = GapState::new(gap, &sizes, config.changed_limit(), superblock.history_stream);
     let found = read_chain(Part::History, superblock.history_stream, disk, &mut state)?;
     state.chain = chain_end(&found);
-    if let Verdict::Damage { .. } = found.verdict {
-        // Some of the undo is lost: there is no way back, and no telling what is between two positions.
-        state.state.rollback = None;
-        state.state.everything = true;
+    let damaged = matches!(found.verdict, Verdict::Damage { .. });
+    // Its notes were durable before the gap was open; where they could not be written there is no way back either.
+    if damaged || state.chain.address == 0 || state.chain.address < superblock.history_bytes {
+        state.is_lost();
     }
     Ok(Some(state))
 }

@@ -20,7 +20,7 @@ const GROUP_BYTES: u64 = 4 << 20;
 const LONG_DISCARD: u64 = 1 << 20;
 
 /// No room.
-const ENOSPC: i32 = 28;
+pub(super) const ENOSPC: i32 = 28;
 
 /// A resync being received.
 #[derive(Debug)]
@@ -385,6 +385,8 @@ impl Node {
         let Some(gap) = &mut self.gap else { return };
         let wanted = gap.chain.address;
         gap.save_is_over(result.is_ok());
+        self.say_how_much_is_saved();
+        let Some(gap) = &mut self.gap else { return };
         let room = gap.chain.address;
         if result.as_ref().is_err_and(|e| e.errno == ENOSPC) && self.peers[node.0 as usize].session() == Some(session) {
             self.resync_ios -= 1;

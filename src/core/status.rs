@@ -174,6 +174,9 @@ impl Node {
             (None, Some(_)) => {
                 Some("a resync overwrites it in place (allow_invalid): it cannot be promoted until that has ended")
             }
+            (None, None) if !self.lineage.is_fresh() => {
+                Some("what led back to an image is damaged or lost: it cannot be promoted until a resync has ended")
+            }
             (None, None) => Some("its first full resync has not ended: it cannot be promoted before"),
         };
         ImageStatus { valid: state.rollback.is_some(), rollback: state.rollback, why }

@@ -2,6 +2,7 @@
 //! happen once a write is durable stands here as data (`Then`).
 
 use super::api::*;
+use super::gap::GapState;
 use super::node::{Node, Purpose};
 use super::types::*;
 use crate::format::superblock::{self, Superblock};
@@ -46,6 +47,8 @@ pub enum Then {
         peer: NodeId,
         session: SessionId,
     },
+    /// The undo that was put back is not counted on any more: it may be cut off.
+    Rewind,
     /// No gap is open any more: its history takes no room.
     FreeHistory,
     /// The image is whole (R3).
@@ -87,6 +90,11 @@ impl Super {
     /// What was asked for is on disk.
     pub fn is_settled(&self) -> bool {
         self.writing.is_none() && self.asked == self.durable
+    }
+
+    /// Bytes of the history that the newest superblock, on disk or on its way there, counts on.
+    pub fn history_said(&self) -> u64 {
+        self.content.history_bytes
     }
 
     /// Nothing waits any more: what it would have confirmed is no longer so (L4).
@@ -150,6 +158,7 @@ impl Node {
         content.next_salvage = self.next_salvage;
         content.gap = self.gap.as_ref().map(|g| g.state);
         content.history_stream = self.history_stream;
+        content.history_bytes = self.gap.as_ref().map_or(0, GapState::durable_bytes);
         let names = self.cfg.peers().map(|n| (n, self.cfg.name(n)));
         content.bitmaps = names.map(|(n, name)| self.bitmaps[n.0 as usize].state(name)).collect();
         content.log_errors = self.superblock.log_errors;
@@ -191,6 +200,7 @@ impl Node {
             }
             Then::Ready { peer, session } => self.lineage_adopted(peer, session),
             Then::GapOpen { peer, session } => self.gap_is_open(peer, session),
+            Then::Rewind => self.rewind(),
             Then::FreeHistory => self.free_history(),
             Then::Invalid { peer, session } => self.is_invalid(peer, session),
             Then::GapClosed { peer, session, position } => self.gap_is_closed(peer, session, position),

@@ -318,9 +318,6 @@ impl Node {
         let (offset, bufs) = gap.note_changed(&changed.unwrap_or_else(|| DirtySet::new(&sizes)));
         let Some(prepare) = self.prepare_mut(node, session) else { return };
         prepare.step = Step::Note(Box::new(gap));
-        if bufs.is_empty() {
-            return self.gap_is_noted(node, session);
-        }
         let purpose = Purpose::GapNoted { peer: node, session };
         // Counted, so that another attempt does not write beside it.
         self.resync_ios += 1;
@@ -331,11 +328,30 @@ impl Node {
     pub(super) fn gap_noted(&mut self, node: NodeId, session: SessionId, result: Result<IoData, IoError>) {
         self.resync_ios -= 1;
         if let Err(error) = result {
+            if error.errno == super::resync_target::ENOSPC && self.goes_on_without_notes(node, session) {
+                return self.gap_is_noted(node, session);
+            }
             self.part_failed("history", error.errno);
             let words = super::trouble::errno_words(error.errno);
             return self.refuse(node, format!("the history cannot be written: {words}. Make room for it"));
         }
         self.gap_is_noted(node, session);
+    }
+
+    /// No room for the notes at all: a replica that has no way back, or may do without one (contract 3), does without them.
+    fn goes_on_without_notes(&mut self, node: NodeId, session: SessionId) -> bool {
+        let (sizes, limit, allowed) = (self.volume_sizes(), self.cfg.changed_limit(), self.cfg.allow_invalid);
+        let Some(prepare) = self.prepare_mut(node, session) else { return false };
+        let term = prepare.lineage.last().map(|t| t.id);
+        let Step::Note(gap) = &mut prepare.step else { return false };
+        if gap.state.rollback.is_some() {
+            if !allowed {
+                return false;
+            }
+            gap.state.overwritten_in = term;
+        }
+        **gap = gap.clone().without_notes(&sizes, limit);
+        true
     }
 
     fn gap_is_noted(&mut self, node: NodeId, session: SessionId) {

@@ -80,7 +80,7 @@ pub struct Superblock {
     pub gap: Option<Gap>,
     /// Random id of the history's current contents.
     pub history_stream: u128,
-    /// Bytes reserved for the history.
+    /// Bytes of the history that were durable when this was written: a shorter one has lost undo.
     pub history_bytes: u64,
     /// One for each peer that has been seen.
     pub bitmaps: Vec<BitmapState>,

@@ -2,13 +2,14 @@
 //! left.
 
 use super::brain::Brain;
-use super::disk::{Blocking, Class, DiskMood};
+use super::disk::{Blocking, Class, DiskMood, PAGE, SimDisk};
 use super::invariants::{Violation, alone, broken};
 use super::plan::{Trouble, name};
+use super::rng::Rng;
 use super::rot;
 use super::truth::Pos;
 use super::world::{Happening, World};
-use crate::core::{Command, Lsn, NodeId};
+use crate::core::{Command, Lsn, NodeId, Part};
 
 impl<B: Brain> World<B> {
     /// One trouble, drawn from the seed's mix; now and then a look at a copy of a disk, and at the resource as a whole.
@@ -317,6 +318,7 @@ impl<B: Brain> World<B> {
         let survives = !power && slot.client.as_ref().is_some_and(|c| c.live);
         let owed = if survives { self.durability.kept(node) } else { self.durability.durable(node) };
         self.counts.one("images looked at");
+        self.inspect_without_history(node, disk.clone(), &mut rng)?;
         let with_name =
             |v: Violation| broken(v.invariant, format!("a copy of {}: {}", name(node.0 as usize), v.detail));
         match alone::bring_up::<B>(config, disk, rng).map_err(with_name)? {
@@ -341,6 +343,31 @@ impl<B: Brain> World<B> {
             }
             alone::Outcome::Refused(why) => {
                 Err(with_name(broken("2 a valid image", format!("it refused to serve, and owes {owed:?}: {why}"))))
+            }
+        }
+    }
+    /// The same copy, its history gone or its first page gone bad: an open gap has no way back then, and what stands between two
+    /// positions is served to nobody.
+    fn inspect_without_history(&mut self, node: NodeId, mut disk: SimDisk, rng: &mut Rng) -> Result<(), Violation> {
+        if disk.size(Part::History) == 0 {
+            return Ok(());
+        }
+        match rng.coin() {
+            true => disk.lose(Part::History),
+            false => disk.turn_over(Part::History, rng.below(PAGE), 1 << rng.below(8)),
+        }
+        let config = self.plan.config(node, rng.next_u128(), rng.next_u128());
+        let with_name = |v: Violation| {
+            broken(v.invariant, format!("a copy of {} without its history: {}", name(node.0 as usize), v.detail))
+        };
+        match alone::bring_up::<B>(config, disk, rng.fork()).map_err(with_name)? {
+            alone::Outcome::Serves { lineage, at, blocks } => {
+                self.truth.learn(&lineage).map_err(|e| broken("4 records", e))?;
+                alone::check_image(&lineage, at, &blocks, &[], &self.truth).map_err(with_name)
+            }
+            alone::Outcome::Refused(_) => {
+                self.counts.one("images refused without their history");
+                Ok(())
             }
         }
     }

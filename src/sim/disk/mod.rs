@@ -124,6 +124,11 @@ impl SimDisk {
         self.part(part).turn_over(offset, bits);
     }
 
+    /// A growing part is there no more, for good.
+    pub fn lose(&mut self, part: Part) {
+        *self.part(part) = PartState::growing();
+    }
+
     /// What a page of a part reads as.
     pub fn page(&mut self, part: Part, number: u64) -> Option<Payload> {
         self.part(part).page(number)
