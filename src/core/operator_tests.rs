@@ -58,6 +58,17 @@ fn in_a_split_brain_each_side_says_what_to_do_and_it_works() {
 }
 
 #[test]
+fn a_salvage_that_exists_is_kept_and_the_next_number_is_taken() {
+    const EXISTS: i32 = 17;
+    let mut duo = split();
+    duo.sides[ALPHA].disk.broken.extend([1, 2].map(|n| (Part::Salvage(n), EXISTS)));
+    duo.order(ALPHA, Command::Demote { force: true }).unwrap();
+    duo.run_ms(10_000);
+    follow(&mut duo, BETA);
+    assert!(duo.sides[ALPHA].notices.iter().any(|n| matches!(n, Notice::OrphansSetAside { salvage: 3, .. })));
+}
+
+#[test]
 fn the_older_side_of_a_split_brain_is_kept_as_it_says() {
     let mut duo = split();
     for side in [ALPHA, BETA] {

@@ -12,6 +12,8 @@ use crate::format::batch::TermRef;
 
 /// Contents taken in one step.
 const STEP_BYTES: u64 = 1 << 20;
+/// The file exists.
+const EEXIST: i32 = 17;
 
 /// A salvage being written.
 #[derive(Debug)]
@@ -182,6 +184,9 @@ impl Node {
         self.resync_ios -= 1;
         let Some(mut aside) = self.take_aside(node, session) else { return };
         if let Err(error) = result {
+            if error.errno == EEXIST {
+                return self.salvage_is_taken(node);
+            }
             return self.salvage_failed(node, error.errno);
         }
         if !aside.left.is_empty() || aside.run.is_some() {
@@ -196,6 +201,13 @@ impl Node {
         let fork = Lsn(end.0 - aside.records);
         self.set_aside = Some(InSalvage { term, fork, end, changed: aside.changed.clone() });
         self.orphans_are_safe(node, session, aside.changed);
+    }
+
+    /// What an earlier process set aside has this number (a log that was restored from a backup forgets it): it stays as it is.
+    fn salvage_is_taken(&mut self, node: NodeId) {
+        let taken = self.next_salvage;
+        self.next_salvage += 1;
+        self.refuse(node, format!("there is a salvage {taken} already, which is kept: the next number is tried"));
     }
 
     fn salvage_failed(&mut self, node: NodeId, errno: i32) {

@@ -123,7 +123,9 @@ impl Disk {
 
     /// The file of a part; a growing part is made, durably, if it does not exist.
     fn for_writing(&mut self, part: Part) -> Result<Rc<PartFile>, IoError> {
-        if let Some(file) = self.existing(part)? {
+        // A salvage that this process has not made is another one's: it is never written to.
+        let may_exist = !matches!(part, Part::Salvage(_)) || self.parts.contains_key(&part);
+        if may_exist && let Some(file) = self.existing(part)? {
             return Ok(file);
         }
         let path = self.growing_path(part)?;

@@ -330,6 +330,23 @@ fn a_failed_io_is_an_error_with_its_errno() {
 }
 
 #[test]
+fn a_salvage_of_an_earlier_process_is_never_written_to() {
+    let dir = disk_dir();
+    let settings = settings(dir.path(), "alpha");
+    files(&settings);
+    let part = Part::Salvage(1);
+    let mut earlier = Real::of(&settings);
+    // In several writes, as it grows.
+    write(&mut earlier, part, 0, vec![bytes(4096, 1)], true);
+    write(&mut earlier, part, 4096, vec![bytes(4096, 2)], true);
+    drop(earlier);
+    let mut later = Real::of(&settings);
+    let op = IoOp::Write { offset: 0, bufs: vec![bytes(4096, 9)], sync: true };
+    assert!(matches!(later.io(part, op), Err(IoError { errno: libc::EEXIST })));
+    assert_eq!(std::fs::read(dir.path().join("salvage.1")).unwrap(), [[1; 4096], [2; 4096]].concat());
+}
+
+#[test]
 fn opening_refuses_in_words() {
     let dir = disk_dir();
     let settings = settings(dir.path(), "alpha");
