@@ -405,8 +405,9 @@ impl Node {
     pub(super) fn check_identity(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
         let name = self.cfg.name(node);
         if hello.protocol != PROTOCOL {
-            let theirs = hello.protocol;
-            return Err(format!("{name} speaks protocol {theirs}, this node {PROTOCOL}: upgrade the older one"));
+            let (theirs, me) = (hello.protocol, self.cfg.my_name());
+            let older = if theirs < PROTOCOL { name } else { me };
+            return Err(format!("{name} speaks peer protocol {theirs}, and {me} speaks {PROTOCOL}: upgrade {older}"));
         }
         if hello.node != name || hello.resource != self.cfg.resource {
             let (n, r) = (&hello.node, &hello.resource);

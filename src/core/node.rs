@@ -2,7 +2,7 @@
 //! this one holds them together and routes events.
 
 use super::api::*;
-use super::bitmap::{Bitmap, Reclaim};
+use super::bitmap::{Bitmap, ListWrite, Reclaim};
 use super::charter::Change;
 use super::client::Clients;
 use super::command::Operation;
@@ -55,7 +55,9 @@ pub(super) enum Purpose {
     },
     ApplyWrite,
     /// A list that must be durable before the ring drops records (B1).
-    Bitmap,
+    Bitmap {
+        write: ListWrite,
+    },
     /// The undo of a closed gap is cut off; if that fails, it is only space.
     HistoryCut,
     RollbackHeader,
@@ -330,10 +332,11 @@ impl Node {
         let links = self.link_deadline();
         let log = self.log.flush_due();
         let store = self.store_deadline();
+        let reclaim = self.reclaim_deadline();
         // Past that time it waits for what others say, which is an event.
         let waits = self.may_resume && self.operation.is_none() && self.now < self.resume_at;
         let resume = waits.then_some(self.resume_at);
-        [links, log, store, resume].into_iter().flatten().min()
+        [links, log, store, reclaim, resume].into_iter().flatten().min()
     }
 
     /// Whether the driver should go on reading from clients.
@@ -436,7 +439,7 @@ impl Node {
             Purpose::Feed { peer, session, from, place } => self.feed_read(peer, session, from, place, result),
             Purpose::Verify { job, part } => self.verify_read(job, part, result),
             Purpose::Question { peer, session, id, part } => self.question_read(peer, session, id, part, result),
-            Purpose::Bitmap => self.bitmap_written(result),
+            Purpose::Bitmap { write } => self.bitmap_written(write, result),
             Purpose::HistoryCut => self.resync_ios -= 1,
             Purpose::RollbackHeader => self.rollback_header(result),
             Purpose::RollbackBody => self.rollback_body(result),

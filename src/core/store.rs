@@ -4,6 +4,7 @@ use super::api::*;
 use super::node::{Node, Purpose};
 use super::overlay::{Content, Piece};
 use super::superblock::Then;
+use super::trouble::RETRY_MS;
 use super::types::*;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -11,8 +12,6 @@ use std::collections::{BTreeSet, VecDeque};
 const PARALLEL: u64 = 32;
 /// The fewest: applying then takes little of the disk from the log, for which clients wait.
 const PARALLEL_AT_EASE: u64 = 2;
-/// After a failed round, the pause before it is written again, in ms.
-const RETRY_MS: u64 = 1000;
 
 /// How far the store is.
 #[derive(Debug)]

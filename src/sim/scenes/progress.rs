@@ -135,3 +135,28 @@ fn rot_in_the_ring_of_an_active_costs_reach() {
     assert!(status.problems.iter().any(|p| p.part == "log" && p.what.contains("could not be read back")));
     scene.0.inspect(BETA).expect("what beta holds is right");
 }
+
+/// B1: a list that finds the disk full is written again until there is room. Nothing leaves the ring before, nobody is given up, and it is
+/// said (L4 does not count it as a failed disk).
+#[test]
+fn a_list_that_finds_no_room_is_written_again() {
+    let mut scene = Scene::of(2, |plan| (plan.log_sizes, plan.flush_ms, plan.apply_ms) = (vec![384 << 10; 2], 5, 5));
+    scene.part(ALPHA, BETA);
+    scene.until("alpha is alone", |s| s.members(ALPHA) == 1);
+    scene.0.slot(ALPHA).disk.mood.full = true;
+    scene.load(ALPHA);
+    let told = |s: &Scene| s.brain(ALPHA).status(Time(0)).problems.iter().any(|p| p.part == "bitmap");
+    scene.until("it says that the list cannot be written", told);
+    scene.run(5 * SECOND);
+    let status = scene.brain(ALPHA).status(Time(0));
+    assert_eq!((status.fault, status.log.from), (None, Lsn(1)), "it was given up, or has dropped what is in no list");
+    assert!(scene.0.counts.get("notice StorageFailed") == 1 && told(&scene));
+    scene.0.slot(ALPHA).disk.mood.full = false;
+    scene.until("writes go on", |s| s.brain(ALPHA).status(Time(0)).log.from > Lsn(100));
+    assert!(!told(&scene));
+    scene.0.load = false;
+    scene.0.mend(ALPHA, BETA);
+    scene.until("beta is in sync", |s| s.members(ALPHA) == 2);
+    scene.run(SECOND);
+    scene.0.inspect(BETA).expect("what beta holds is right");
+}
