@@ -150,6 +150,13 @@ pub struct Reclaim {
     doubtful: Option<Lsn>,
 }
 
+impl Reclaim {
+    /// Recovery found this record and older ones to be in the ring no more.
+    pub fn without(lost: Option<Lsn>, now: Time) -> Reclaim {
+        Reclaim { lost: lost.map(|lsn| (lsn, now)), ..Reclaim::default() }
+    }
+}
+
 impl Node {
     /// An empty set of what a peer lacks, within its share of the memory.
     pub(super) fn new_bits(&self) -> DirtySet {

@@ -294,6 +294,16 @@ impl LogIndex {
         Some(Place { address, prev_crc, bytes: None, last: stretch.last, or_next_lap: false })
     }
 
+    /// The batch that holds a record, or one before it.
+    pub fn start_of(&self, lsn: Lsn) -> Option<ScanStart> {
+        let at = self.recent.partition_point(|e| e.last < lsn);
+        if let Some(entry) = self.recent.get(at).filter(|e| e.start.first <= lsn) {
+            return Some(entry.start);
+        }
+        let stretch = self.old.get(self.old.partition_point(|s| s.last < lsn)).filter(|s| s.first() <= lsn)?;
+        Some(stretch.marks[stretch.marks.partition_point(|m| m.first <= lsn) - 1])
+    }
+
     /// What the records after `after` up to `last` changed, and perhaps more.
     pub fn changed(&self, after: Lsn, last: Lsn) -> impl Iterator<Item = Extent> + '_ {
         let old = self.old.iter().filter(move |s| s.last > after && s.first() <= last);

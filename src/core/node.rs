@@ -184,6 +184,8 @@ pub struct Node {
     /// One for each node of the resource; this node's own is not used.
     pub(super) bitmaps: Vec<Bitmap>,
     pub(super) reclaim: Reclaim,
+    /// Records from here on were durable here and are no more (L2): this node does not serve before it has followed another one past them.
+    pub(super) lost: Option<Lsn>,
     pub(super) gap: Option<GapState>,
     pub(super) rollback: Option<Rollback>,
     /// I/Os under way that a resync or its preparation began, whatever became of its session: a rollback waits for them, and so does
@@ -215,7 +217,8 @@ impl Node {
         let overlay = recovered.overlay(cfg.volumes.len());
         let log = Log::new(recovered.log.clone(), cfg.durable_write, cfg.flush_ms);
         let sb = &recovered.superblock;
-        let may_resume = sb.charter.active.as_deref() == Some(cfg.my_name()) && !sb.log_errors;
+        let was_active = sb.charter.active.as_deref() == Some(cfg.my_name());
+        let may_resume = was_active && !sb.log_errors && sb.lost.is_none();
         let mut node = Node {
             now,
             stage: Stage::Passive,
@@ -243,7 +246,8 @@ impl Node {
             next_salvage: sb.next_salvage,
             set_aside: None,
             bitmaps: recovered.bitmaps.clone(),
-            reclaim: Reclaim::default(),
+            reclaim: Reclaim::without(recovered.unreadable, now),
+            lost: sb.lost,
             gap: recovered.gap.clone(),
             rollback: None,
             resync_ios: 0,
@@ -266,11 +270,12 @@ impl Node {
             cfg,
         };
         node.notice(Notice::Started {
-            role: if may_resume { "was active".into() } else { "passive".into() },
+            role: if was_active { "was active".into() } else { "passive".into() },
             received: node.log.end().0,
             durable: node.log.durable().0,
             applied: node.store.applied().0,
         });
+        node.say_what_is_damaged();
         // The incarnation on disk is this process's before it speaks to anyone (C1).
         node.persist(super::superblock::Then::Nothing);
         node

@@ -53,6 +53,11 @@ pub enum Refusal {
     )]
     NoImage,
     #[error(
+        "the log of {node} is damaged: record {lsn} and what came after it were durable and cannot be read. Promote another node, which {node} then \
+         follows. If there is none, --force gives them up"
+    )]
+    Damaged { node: String, lsn: u64 },
+    #[error(
         "this replica is being overwritten in place by a resync (allow_invalid = true, and there was no room for its history): it holds no valid \
          image. Wait for the resync to end, or promote another node; --force does not help"
     )]
@@ -151,6 +156,14 @@ pub enum Notice {
     },
     /// The medium has lost a record that the log held: the log reaches no further back than behind it (L2).
     LogUnreadable {
+        lsn: u64,
+    },
+    /// Records that were durable here cannot be read from the log any more (L2).
+    LogDamaged {
+        lsn: u64,
+    },
+    /// It has got from the active what its log had lost.
+    LogMended {
         lsn: u64,
     },
     ResyncStarted {

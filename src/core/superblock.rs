@@ -153,6 +153,8 @@ impl Node {
         let names = self.cfg.peers().map(|n| (n, self.cfg.name(n)));
         content.bitmaps = names.map(|(n, name)| self.bitmaps[n.0 as usize].state(name)).collect();
         content.log_errors = self.superblock.log_errors;
+        content.behind = self.log.behind(self.store.applied());
+        content.lost = self.lost;
     }
 
     pub(super) fn superblock_written(&mut self, result: Result<IoData, IoError>) {

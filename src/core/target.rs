@@ -158,7 +158,10 @@ impl Node {
     pub(super) fn poll_target(&mut self, node: NodeId) {
         match self.peers[node.0 as usize].target_mut().map(|t| &t.stage) {
             Some(TargetStage::Preparing(_)) => self.poll_prepare(node),
-            Some(TargetStage::Stream) => self.take_deferred(node),
+            Some(TargetStage::Stream) => {
+                self.take_deferred(node);
+                self.damage_is_mended(node);
+            }
             Some(TargetStage::Resync(_)) => self.poll_resync_target(node),
             None => {}
         }

@@ -116,6 +116,14 @@ impl Node {
                 since_s: Some(now.since_us(found) as f64 / 1e6),
             });
         }
+        if let Some(lost) = self.lost {
+            problems.push(Problem {
+                part: "log".into(),
+                what: format!("damaged: record {} and what came after it were durable and cannot be read", lost.0),
+                remedy: "promote another node: this one follows it and gets from it what it lacks; look after the disk that holds the log".into(),
+                since_s: None,
+            });
+        }
         let remedy = match self.troubles.0.contains_key("store") {
             true => "see the store: there is room again once it has taken what waits for it",
             false => {

@@ -140,17 +140,6 @@ impl<B: Brain> World<B> {
         self.later(length, Happening::DiskWell { node });
     }
 
-    /// A node refuses to start from a log that has rotted. Somebody makes it anew where another one serves, and waits for that
-    /// otherwise.
-    fn refused_to_start(&mut self, node: NodeId) -> Result<(), Violation> {
-        self.counts.one("starts refused for damage");
-        if self.active().is_some_and(|active| active != node) {
-            return self.create_anew(node);
-        }
-        self.later(300_000, Happening::Restart { node });
-        Ok(())
-    }
-
     fn freeze(&mut self, node: NodeId) {
         let slot = self.slot(node);
         if slot.brain.is_none() || slot.frozen.is_some() {
@@ -259,7 +248,6 @@ impl<B: Brain> World<B> {
                 self.later(10_000, Happening::Restart { node });
                 return Ok(());
             }
-            Err(_) if slot.rotten => return self.refused_to_start(node),
             Err(error) => {
                 let who = name(node.0 as usize);
                 return Err(broken("2 a valid image", format!("{who} cannot start from what it left: {error}")));

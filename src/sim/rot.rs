@@ -1,26 +1,31 @@
-//! Media that rot: a passive's log and lists, and the ring of an active that goes on running.
+//! Media that rot: a node's log and lists, and the ring of an active that goes on running.
 
 use super::brain::Brain;
 use super::disk::SimDisk;
 use super::world::World;
 use crate::buf::Payload;
 use crate::core::{NodeId, Part};
+use crate::format::batch;
 use crate::format::superblock::RING_START;
 
 const PAGE: u64 = 4096;
 /// Of the pages of a ring, one in so many goes bad.
 const SPARED: u64 = 4;
+/// Batches at the end of a log that rot finds most often: what is older is applied, and missed by few.
+const NEWEST: usize = 6;
 /// The bit that is turned over in each.
 const BIT: u8 = 1;
 
 impl<B: Brain> World<B> {
-    /// A sector of a passive's log or lists goes bad, where another node serves: of two that rot nothing might be left.
+    /// A sector of a node's log or lists goes bad, to be found at its next start: where another node has all that was promised, and is well.
     pub(super) fn rot(&mut self, node: NodeId) {
-        if self.slots[node.0 as usize].serves() {
+        let slot = &self.slots[node.0 as usize];
+        let (serves, not_alone) = (slot.serves(), slot.members.len() > 1);
+        if serves && !(not_alone && self.rng.coin()) {
             return self.rot_ring(node);
         }
-        let another_serves = self.active().is_some_and(|active| active != node);
-        if !another_serves || self.slots.iter().any(|s| s.rotten) {
+        let another_has_it = serves || self.active().is_some_and(|active| active != node);
+        if !another_has_it || self.slots.iter().any(|s| s.rotten) {
             return;
         }
         let all: Vec<NodeId> = self.nodes().collect();
@@ -28,12 +33,31 @@ impl<B: Brain> World<B> {
         let (part, from) = self.rng.pick(&[(Part::Log, RING_START), (Part::Bitmap { peer, half }, 0)]);
         let size = self.slots[node.0 as usize].disk.size(part);
         if size > from {
-            let (offset, bits) = (from + self.rng.below(size - from), 1 << self.rng.below(8));
+            let (newest, bits) = (part == Part::Log && self.rng.per_mille(700), 1 << self.rng.below(8));
+            let offset = match self.newest_batches(node) {
+                batches if newest && !batches.is_empty() => {
+                    let (start, length) = self.rng.pick(&batches);
+                    start + self.rng.below(length)
+                }
+                _ => from + self.rng.below(size - from),
+            };
             let slot = self.slot(node);
             slot.disk.turn_over(part, offset, bits);
             slot.rotten = true;
             self.counts.one("sectors gone bad");
         }
+    }
+
+    /// Where the newest batches of a log are: offset and bytes.
+    fn newest_batches(&mut self, node: NodeId) -> Vec<(u64, u64)> {
+        let disk = &mut self.slot(node).disk;
+        let mut found = Vec::new();
+        for number in RING_START / PAGE..disk.size(Part::Log) / PAGE {
+            let header = disk.page(Part::Log, number).and_then(|page| batch::decode_header(&page).ok());
+            found.extend(header.map(|(h, _)| (h.fields.address, number * PAGE, h.bytes())));
+        }
+        found.sort_unstable();
+        found.iter().rev().take(NEWEST).map(|(_, offset, bytes)| (*offset, *bytes)).collect()
     }
 
     /// Pages here and there in the ring of an active go bad under it. It needs them only for peers that lag. Whether a restart could do

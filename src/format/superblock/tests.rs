@@ -53,6 +53,8 @@ fn superblock(sequence: u64) -> Superblock {
         next_salvage: 15,
         log_errors: false,
         extension: vec![1, 2, 3],
+        behind: ScanStart { address: 8192, prev_crc: 18, first: Lsn(59) },
+        lost: None,
     }
 }
 
@@ -77,7 +79,9 @@ proptest! {
                 rollback: rollback.map(Lsn), since: Lsn(checkpoint), everything: flags[0], grain: address,
                 overwritten_in: rollback.map(|r| TermId(r.into())),
             }), checkpoint: Lsn(checkpoint),
-            tail: ScanStart { address, prev_crc, first: Lsn(checkpoint / 2) }, extension, ..superblock(sequence)
+            tail: ScanStart { address, prev_crc, first: Lsn(checkpoint / 2) }, extension,
+            behind: ScanStart { address: address / 2, prev_crc, first: Lsn(checkpoint) }, lost: rollback.map(Lsn),
+            ..superblock(sequence)
         };
         let slot = encode(&superblock).unwrap();
         prop_assert!(slot.len().is_multiple_of(BLOCK) && slot.len() <= SLOT_BYTES);
@@ -210,6 +214,21 @@ fn what_does_not_fit_is_refused_in_words() {
     let error = encode(&superblock).unwrap_err();
     assert!(matches!(error, SuperError::TooLarge { bytes } if bytes > SLOT_BYTES));
     assert!(error.to_string().contains("volumes"), "{error}");
+}
+
+/// What version 1 did not know is as if nothing had ever been damaged.
+#[test]
+fn the_first_version_is_read() {
+    let mut bytes = slot(9);
+    let body_bytes = le::u32(&bytes, at::BODY_BYTES) - ADDED_IN_2 as u32;
+    le::put(&mut bytes, at::VERSION, 1u16.to_le_bytes());
+    le::put(&mut bytes, at::BODY_BYTES, body_bytes.to_le_bytes());
+    bytes[at::BODY + body_bytes as usize..].fill(0);
+    bytes.truncate(padded((at::BODY as u32 + body_bytes).into()) as usize);
+    let crc = crc_without(&bytes, at::CRC);
+    le::put(&mut bytes, at::CRC, crc.to_le_bytes());
+    let expected = superblock(9);
+    assert_eq!(decode(&bytes), Ok(Superblock { behind: expected.tail, ..expected }));
 }
 
 /// The format as it was first released. If this fails, logs in the field can no longer be read: raise the version.
