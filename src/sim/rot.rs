@@ -45,6 +45,9 @@ impl<B: Brain> World<B> {
             slot.disk.turn_over(part, offset, bits);
             slot.rotten = true;
             self.counts.one("sectors gone bad");
+            if self.rng.coin() {
+                self.crash(node, false); // Before the log has gone on, and nobody needs what was there.
+            }
         }
     }
 
