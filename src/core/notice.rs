@@ -49,7 +49,8 @@ pub enum Refusal {
     )]
     Dropped { active: String },
     #[error(
-        "this replica is in the middle of its first full resync and holds no valid image yet: wait for it to end, or promote another node"
+        "this replica holds no valid image: it is in the middle of its first full resync, or its log was damaged while it was being applied. \
+         Wait for a resync to end, or promote another node; --force does not help"
     )]
     NoImage,
     #[error(

@@ -288,9 +288,6 @@ impl<B: Brain> World<B> {
     pub(super) fn inspect(&mut self, node: NodeId) -> Result<(), Violation> {
         let mut rng = self.rng.fork();
         let slot = &self.slots[node.0 as usize];
-        if slot.rotten {
-            return Ok(());
-        }
         let mut disk = slot.disk.clone();
         rot::cure(&mut disk, &slot.bad_pages);
         let power = rng.per_mille(700);
@@ -298,12 +295,19 @@ impl<B: Brain> World<B> {
             true => disk.power_cut(&mut rng),
             false => disk.process_crash(&mut rng),
         }
+        // Whatever rots in a log, what is left is an image of some prefix, or said to be none (L2).
+        let mut rotten = slot.rotten;
+        if rng.per_mille(150) {
+            rot::rot_log(&mut disk, &mut rng);
+            rotten = true;
+        }
         disk.mood = self.plan.disk.clone();
         let config = self.plan.config(node, rng.next_u128(), rng.next_u128());
         let lineage = slot.brain.as_ref().map(|b| b.lineage().to_vec()).unwrap_or_default();
-        let reported = slot.reported;
+        let reported = slot.reported.filter(|_| !rotten);
         let survives = !power && slot.client.as_ref().is_some_and(|c| c.live);
         let owed = if survives { self.durability.kept(node) } else { self.durability.durable(node) };
+        let owed = owed.filter(|_| !rotten);
         self.counts.one("images looked at");
         let with_name =
             |v: Violation| broken(v.invariant, format!("a copy of {}: {}", name(node.0 as usize), v.detail));

@@ -2,6 +2,7 @@
 
 use super::brain::Brain;
 use super::disk::SimDisk;
+use super::rng::Rng;
 use super::world::World;
 use crate::buf::Payload;
 use crate::core::{NodeId, Part};
@@ -33,34 +34,18 @@ impl<B: Brain> World<B> {
         let (part, from) = self.rng.pick(&[(Part::Log, RING_START), (Part::Bitmap { peer, half }, 0)]);
         let size = self.slots[node.0 as usize].disk.size(part);
         if size > from {
-            let (newest, bits) = (part == Part::Log && self.rng.per_mille(700), 1 << self.rng.below(8));
-            let offset = match self.newest_batches(node) {
-                batches if newest && !batches.is_empty() => {
-                    let (start, length) = self.rng.pick(&batches);
-                    start + self.rng.below(length)
-                }
-                _ => from + self.rng.below(size - from),
-            };
-            let slot = self.slot(node);
-            slot.disk.turn_over(part, offset, bits);
+            let (offset, bits) = (from + self.rng.below(size - from), 1 << self.rng.below(8));
+            let slot = &mut self.slots[node.0 as usize];
+            match part {
+                Part::Log => rot_log(&mut slot.disk, &mut self.rng),
+                _ => slot.disk.turn_over(part, offset, bits),
+            }
             slot.rotten = true;
             self.counts.one("sectors gone bad");
             if self.rng.coin() {
                 self.crash(node, false); // Before the log has gone on, and nobody needs what was there.
             }
         }
-    }
-
-    /// Where the newest batches of a log are: offset and bytes.
-    fn newest_batches(&mut self, node: NodeId) -> Vec<(u64, u64)> {
-        let disk = &mut self.slot(node).disk;
-        let mut found = Vec::new();
-        for number in RING_START / PAGE..disk.size(Part::Log) / PAGE {
-            let header = disk.page(Part::Log, number).and_then(|page| batch::decode_header(&page).ok());
-            found.extend(header.map(|(h, _)| (h.fields.address, number * PAGE, h.bytes())));
-        }
-        found.sort_unstable();
-        found.iter().rev().take(NEWEST).map(|(_, offset, bytes)| (*offset, *bytes)).collect()
     }
 
     /// Pages here and there in the ring of an active go bad under it. It needs them only for peers that lag. Whether a restart could do
@@ -80,6 +65,28 @@ impl<B: Brain> World<B> {
         }
         self.counts.one("rings gone bad under an active");
     }
+}
+
+/// A bit of a log goes bad: most often in one of the newest batches.
+pub fn rot_log(disk: &mut SimDisk, rng: &mut Rng) {
+    let size = disk.size(Part::Log);
+    let mut batches = Vec::new();
+    for number in RING_START / PAGE..size / PAGE {
+        let header = disk.page(Part::Log, number).and_then(|page| batch::decode_header(&page).ok());
+        batches.extend(header.map(|(h, _)| (h.fields.address, number * PAGE, h.bytes())));
+    }
+    batches.sort_unstable();
+    batches.drain(..batches.len().saturating_sub(NEWEST));
+    let offset = match batches.is_empty() || rng.per_mille(300) {
+        true => RING_START + rng.below(size - RING_START),
+        false => {
+            let (_, start, bytes) = rng.pick(&batches);
+            // Its header as often as its records.
+            let within = if rng.coin() { PAGE } else { bytes };
+            start + rng.below(within)
+        }
+    };
+    disk.turn_over(Part::Log, offset, 1 << rng.below(8));
 }
 
 /// Makes pages well that were not written since they went bad.

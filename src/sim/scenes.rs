@@ -6,6 +6,7 @@ use super::world::World;
 use crate::core::config::TABLES;
 use crate::core::{Command, Lsn, Mode, Node, NodeId, OnStall, Part, Role, Time, VolumeId};
 
+mod damage;
 mod progress;
 
 const ALPHA: NodeId = NodeId(0);
