@@ -18,6 +18,8 @@ mod duo_tests;
 pub mod extents;
 mod fetch;
 pub mod follow;
+#[cfg(test)]
+mod force_tests;
 mod forecast;
 #[cfg(test)]
 mod forecast_tests;
@@ -55,6 +57,8 @@ mod target;
 mod times;
 pub mod trouble;
 pub mod types;
+#[cfg(test)]
+mod uneven_tests;
 pub mod verify;
 mod view;
 

@@ -89,6 +89,11 @@ impl Super {
         self.writing.is_none() && self.asked == self.durable
     }
 
+    /// The superblock that closes a gap is not durable yet.
+    pub fn is_closing_gap(&self) -> bool {
+        self.then.iter().any(|(_, then)| matches!(then, Then::GapClosed { .. }))
+    }
+
     /// Nothing waits any more: what it would have confirmed is no longer so (L4).
     pub fn log_failed(&mut self) {
         self.log_errors = true;

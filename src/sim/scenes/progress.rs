@@ -160,3 +160,26 @@ fn a_list_that_finds_no_room_is_written_again() {
     scene.run(SECOND);
     scene.0.inspect(BETA).expect("what beta holds is right");
 }
+
+/// R3: while the superblock that ends a resync is being written, nobody hears where this node stands: a crash could still take it back.
+#[test]
+fn nobody_is_greeted_while_a_gap_is_being_closed() {
+    let mut scene = Scene::of(3, |plan| (plan.log_sizes, plan.flush_ms, plan.apply_ms) = (vec![384 << 10; 3], 5, 5));
+    [ALPHA, BETA].into_iter().for_each(|n| scene.part(n, GAMMA));
+    scene.until("gamma is dropped", |s| s.members(ALPHA) == 2);
+    scene.load(ALPHA);
+    scene.until("the logs no longer reach back", |s| s.brain(ALPHA).status(Time(0)).log.from > Lsn(50));
+    scene.0.load = false;
+    scene.run(SECOND);
+    scene.0.slot(GAMMA).disk.mood.flush_us = 400_000;
+    scene.0.mend(ALPHA, GAMMA);
+    for _ in 0..1000 {
+        scene.0.mend(BETA, GAMMA);
+        scene.run(SECOND / 20);
+        scene.0.inspect(GAMMA).unwrap_or_else(|violation| panic!("it has said more than it holds: {violation:?}"));
+        let (now, world) = (scene.0.now, &mut scene.0);
+        let due = world.net.cut(now, BETA, GAMMA, &mut world.rng);
+        world.deliver_later(due);
+    }
+    assert_eq!((scene.members(ALPHA), scene.0.counts.get("notice ResyncFinished") > 0), (3, true));
+}
