@@ -9,7 +9,7 @@ const PAGE: u64 = 4096;
 /// Alpha has written, beta has it, and both are at rest. `apply_ms` decides whether it is in the stores.
 fn written(apply_ms: u64) -> Scene {
     let mut scene = Scene::of(2, |plan| {
-        (plan.log_sizes, plan.flush_ms, plan.apply_ms) = (vec![4 << 20; 2], 5, apply_ms);
+        (plan.log_sizes, plan.flush_ms, plan.apply_ms) = (vec![16 << 20; 2], 5, apply_ms);
         (plan.habits.depth, plan.habits.max_blocks, plan.habits.reads) = (4, 4, 0);
     });
     scene.load(ALPHA);
