@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod demo;
 pub mod device;
 pub mod format;
+pub mod handoff;
 pub mod nbd;
 pub mod nbd_client;
 pub mod sim;
