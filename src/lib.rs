@@ -3,6 +3,7 @@
 //! Start with `docs/architecture.md`. The pure core is [`core`]; the daemon and the simulator drive it.
 
 pub mod buf;
+mod child;
 pub mod cli;
 pub mod config;
 pub mod control;

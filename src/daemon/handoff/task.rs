@@ -1,7 +1,7 @@
 //! One task, in a process of its own: what may hang hangs there, and is killed with its process group.
 
 use super::spec::{AddressSpec, MountSpec, ServiceSpec, Spec, Work, claim_path};
-use crate::demo::child::{self, Fate};
+use crate::child::{self, Fate};
 use crate::device::{link, record};
 use crate::handoff::{Step, Task};
 use nix::errno::Errno;
