@@ -170,16 +170,8 @@ fn checksum(bytes: &[u8]) -> u16 {
 
 fn solicitation(mac: Mac, ip: Ipv6Addr) -> Vec<u8> {
     let last = ip.octets();
-    let group = Ipv6Addr::new(
-        0xff02,
-        0,
-        0,
-        0,
-        0,
-        1,
-        0xff00 | u16::from(last[13]),
-        u16::from_be_bytes([last[14], last[15]]),
-    );
+    let group =
+        Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(last[13]), u16::from_be_bytes([last[14], last[15]]));
     let to_mac = [0x33, 0x33, 0xff, last[13], last[14], last[15]];
     let message = [&[NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0][..], &ip.octets()].concat();
     icmpv6(mac, to_mac, Ipv6Addr::UNSPECIFIED, group, message)

@@ -136,8 +136,12 @@ pub fn put_on(device: &Path, at: &Path, kind: &str, text: &str) -> Result<(), Mo
     }
     let (flags, data) = options(text);
     let data = Some(data.as_str()).filter(|d| !d.is_empty());
-    mount(Some(&device), &at, Some(kind), flags, data)
-        .map_err(|errno| MountError::Refused { device, kind: kind.to_string(), at, errno })
+    mount(Some(&device), &at, Some(kind), flags, data).map_err(|errno| MountError::Refused {
+        device,
+        kind: kind.to_string(),
+        at,
+        errno,
+    })
 }
 
 /// Takes down what is mounted at `at`; nothing there is fine.

@@ -1,7 +1,9 @@
 //! What each command does.
 
 use super::args::{Cli, Command, Target};
-use super::{Look, completions, daemon_calls, devices, events, forecast, handoff, in_words, log, salvage, status, verify};
+use super::{
+    Look, completions, daemon_calls, devices, events, forecast, handoff, in_words, log, salvage, status, verify,
+};
 use crate::config::{self, Config, Settings};
 use crate::control::{Client, ControlError};
 use crate::core::{Command as CoreCommand, Mode};

@@ -52,12 +52,7 @@ fn phases(way: &Value, colours: bool) -> String {
         let failed = phase["failed"].as_str().map(plain);
         let result = Cell::coloured(failed.clone().unwrap_or_default(), failed.map(|_| Colour::Bad));
         let number = |value: &Value| Cell::number(ms(value));
-        rows.push(vec![
-            Cell::from(word(&phase["phase"])),
-            number(&phase["took_ms"]),
-            number(&phase["at_ms"]),
-            result,
-        ]);
+        rows.push(vec![Cell::from(word(&phase["phase"])), number(&phase["took_ms"]), number(&phase["at_ms"]), result]);
     }
     layout(&rows, colours)
 }

@@ -112,7 +112,9 @@ pub enum Problem {
     EmptyHandoff,
     #[error("names no volume of this file; its volumes are {}", known.join(", "))]
     NoSuchVolume { known: Vec<String> },
-    #[error("has no device on {node}, and only a device can be mounted: add device = \"auto\" to the volume or the node")]
+    #[error(
+        "has no device on {node}, and only a device can be mounted: add device = \"auto\" to the volume or the node"
+    )]
     NoDevice { node: String },
     #[error("is not a folder that can be mounted on: write an absolute path without .., such as \"/srv/data\"")]
     BadMountPoint,

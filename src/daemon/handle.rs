@@ -97,7 +97,9 @@ impl LoopHandle {
             Some(peer) if peer["state"] == "in_sync" => Ok(()),
             Some(peer) => {
                 let why = peer["why"].as_str().unwrap_or("it has not caught up");
-                Err(format!("{to} is not in sync ({why}): nothing was stopped. Wait until `understudy status` lists it as in sync"))
+                Err(format!(
+                    "{to} is not in sync ({why}): nothing was stopped. Wait until `understudy status` lists it as in sync"
+                ))
             }
             None => Err(format!("the file has no other node called {to:?}: nothing was stopped")),
         }
@@ -146,7 +148,10 @@ impl Backend for LoopHandle {
         }
         let status = self.status();
         if status["role"] != "active" {
-            return Err(format!("{} is not active: there is nothing to do above its device", status["node"].as_str().unwrap_or("-")));
+            return Err(format!(
+                "{} is not active: there is nothing to do above its device",
+                status["node"].as_str().unwrap_or("-")
+            ));
         }
         match status["handoff"]["state"].as_str() {
             Some("faulted" | "down") => {

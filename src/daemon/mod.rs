@@ -122,7 +122,8 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     let hub = Hub { ring: Ring::new()?, events: VecDeque::new(), journal: Journal::new(), now: event_loop::now() };
     let (devices, waiting) = Devices::new(&settings);
     let (handoffs, above) = handoff::Handoffs::new(&settings).map_err(DaemonError::Handoff)?;
-    let (handle, requests) = handle::channel(devices.clone(), handoffs.clone()).map_err(system("make an event descriptor"))?;
+    let (handle, requests) =
+        handle::channel(devices.clone(), handoffs.clone()).map_err(system("make an event descriptor"))?;
     let signal = process::signals().map_err(system("handle signals"))?;
     let recovered = recovery::recover(&settings.node, &mut disk)?;
     let asked_for = |path: &Path| settings.store_io == StoreIo::Buffered && settings.stores.iter().any(|s| s == path);

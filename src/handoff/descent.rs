@@ -90,10 +90,7 @@ fn rungs(plan: &Plan, begun: &Begun, direction: Direction, goal: &Goal, force: b
 
 /// Whether its success means that the step is undone.
 fn settles(task: Task) -> bool {
-    matches!(
-        task,
-        Task::StopService | Task::KillService | Task::RemoveAddress | Task::Unmount | Task::UnmountLazily
-    )
+    matches!(task, Task::StopService | Task::KillService | Task::RemoveAddress | Task::Unmount | Task::UnmountLazily)
 }
 
 impl Machine {

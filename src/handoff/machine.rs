@@ -336,7 +336,8 @@ impl Machine {
     fn step_ended(&mut self, job: &Running, result: Result<(), String>) {
         let State::Climbing(climb) = &mut self.state else { return };
         let (at, since, step) = (climb.at, climb.since, job.step);
-        if result.is_err() && matches!(step, Step::Address | Step::Healthy) && self.now.plus_ms(RETRY_MS) < climb.until {
+        if result.is_err() && matches!(step, Step::Address | Step::Healthy) && self.now.plus_ms(RETRY_MS) < climb.until
+        {
             climb.retry_at = Some(self.now.plus_ms(RETRY_MS));
             self.why = result.err();
             return;

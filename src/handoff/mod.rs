@@ -16,9 +16,9 @@
 
 mod descent;
 mod machine;
-mod report;
 #[cfg(test)]
 mod random_tests;
+mod report;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

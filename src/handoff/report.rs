@@ -58,30 +58,61 @@ impl Report {
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Note {
     /// A step is done.
-    HandoffStep { step: Step, ms: u64 },
+    HandoffStep {
+        step: Step,
+        ms: u64,
+    },
     /// One failed; what was done is undone.
-    HandoffFailed { step: Step, why: String },
+    HandoffFailed {
+        step: Step,
+        why: String,
+    },
     /// Everything is up.
-    HandoffUp { ms: u64 },
+    HandoffUp {
+        ms: u64,
+    },
     /// Everything is undone.
-    HandoffDown { ms: u64 },
+    HandoffDown {
+        ms: u64,
+    },
     /// What a daemon that died has left is undone first.
-    HandoffLeftover { steps: Vec<Step> },
+    HandoffLeftover {
+        steps: Vec<Step>,
+    },
     /// The node stays active without what the handoff is to give.
-    HandoffFaulted { why: String },
+    HandoffFaulted {
+        why: String,
+    },
     /// Something cannot be undone; it is tried again.
-    HandoffUnable { why: String },
+    HandoffUnable {
+        why: String,
+    },
     /// A check of the file system takes longer than a mount may; it is left to its end.
-    FsckTakesLong { ms: u64 },
+    FsckTakesLong {
+        ms: u64,
+    },
     /// What does not stop by itself is dealt with in the next stage.
-    HandoffEscalates { step: Step, why: String },
-    HealthFailed { count: u32, why: String },
+    HandoffEscalates {
+        step: Step,
+        why: String,
+    },
+    HealthFailed {
+        count: u32,
+        why: String,
+    },
     HealthBack,
-    ServiceRestarts { why: String },
+    ServiceRestarts {
+        why: String,
+    },
     /// Another node is asked to be active.
-    HandingOver { to: String, why: String },
+    HandingOver {
+        to: String,
+        why: String,
+    },
     /// There is none, or it did not work.
-    NotHandedOver { why: String },
+    NotHandedOver {
+        why: String,
+    },
 }
 
 /// How a handoff stands.

@@ -128,7 +128,9 @@ fn every_fault_at_every_run_and_every_blow_at_every_moment() {
 /// The same on the way down and after a lost term: faults by the number of the run in that way.
 #[test]
 fn every_fault_on_every_way_down() {
-    for way in [Blow::StepDown, Blow::ForcedStepDown, Blow::Lost, Blow::LostAndServes, Blow::Crash, Blow::CrashAndServes] {
+    for way in
+        [Blow::StepDown, Blow::ForcedStepDown, Blow::Lost, Blow::LostAndServes, Blow::Crash, Blow::CrashAndServes]
+    {
         for first in 0..10 {
             for second in first..10 {
                 for (a, b) in FAULTS.iter().flat_map(|a| FAULTS.iter().map(move |b| (*a, *b))) {

@@ -36,14 +36,8 @@ pub enum Blow {
     CrashAndServes,
 }
 
-pub const BLOWS: [Blow; 6] = [
-    Blow::StepDown,
-    Blow::ForcedStepDown,
-    Blow::Lost,
-    Blow::LostAndServes,
-    Blow::Crash,
-    Blow::CrashAndServes,
-];
+pub const BLOWS: [Blow; 6] =
+    [Blow::StepDown, Blow::ForcedStepDown, Blow::Lost, Blow::LostAndServes, Blow::Crash, Blow::CrashAndServes];
 
 pub struct World {
     pub machine: Machine,
@@ -125,7 +119,8 @@ impl World {
             Event::Lost => {
                 self.serving = false;
                 self.check_may_die = true;
-                self.must_fail_devices = matches!(self.state(), "going_up" | "up" | "unhealthy") && self.plan.has(Step::Device);
+                self.must_fail_devices =
+                    matches!(self.state(), "going_up" | "up" | "unhealthy") && self.plan.has(Step::Device);
             }
             Event::StepDown { force } => {
                 self.asked += 1;

@@ -67,7 +67,9 @@ impl Handoffs {
     pub fn new(settings: &Settings) -> Result<(Handoffs, Waiting), String> {
         let Some(handoff) = &settings.handoff else { return Ok((Handoffs(None), Waiting(None))) };
         if (handoff.mount.is_some() || handoff.address.is_some()) && !nix::unistd::geteuid().is_root() {
-            return Err("the file's [handoff] mounts or moves an address, which takes root: run this daemon as root".into());
+            return Err(
+                "the file's [handoff] mounts or moves an address, which takes root: run this daemon as root".into()
+            );
         }
         let path = settings.dir.join("handoff");
         let record = Record::open(&settings.dir).map_err(|e| {

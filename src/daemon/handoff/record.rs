@@ -128,7 +128,10 @@ mod tests {
         record.write(&Begun::from([Step::Mount]), &spec).unwrap();
         fs::write(claim_path(&spec, Step::Mount), "7:0").unwrap();
         let again = Record::open(dir.path()).unwrap();
-        assert_eq!(again.left().map(|l| (l.begun.clone(), l.spec.clone())), Some((Begun::from([Step::Mount]), spec.clone())));
+        assert_eq!(
+            again.left().map(|l| (l.begun.clone(), l.spec.clone())),
+            Some((Begun::from([Step::Mount]), spec.clone()))
+        );
         let text = fs::read_to_string(dir.path().join("handoff")).unwrap().replace(&again.boot, "another");
         fs::write(dir.path().join("handoff"), text).unwrap();
         assert!(Record::open(dir.path()).unwrap().left().is_none());

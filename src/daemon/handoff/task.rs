@@ -58,13 +58,12 @@ impl Work {
 
     fn await_devices(&self) -> Result<(), String> {
         let spec = &self.spec;
+        let is_ours =
+            |f: &record::Found| f.alive && f.record.node == spec.node && Some(&f.record.tenure) == self.tenure.as_ref();
         let is_there = |name: &String| {
-            record::look(name).is_some_and(|f| {
-                f.alive && f.record.node == spec.node && Some(&f.record.tenure) == self.tenure.as_ref() && {
-                    let link = link(&f.record.resource, &f.record.volume);
-                    fs::canonicalize(link).ok() == f.record.device.as_ref().map(|d| Path::new("/dev").join(d))
-                }
-            })
+            let Some(record) = record::look(name).filter(is_ours).map(|f| f.record) else { return false };
+            let Some(device) = &record.device else { return false };
+            fs::canonicalize(link(&record.resource, &record.volume)).is_ok_and(|d| d == Path::new("/dev").join(device))
         };
         while !spec.devices.iter().all(is_there) {
             std::thread::sleep(LOOK);
