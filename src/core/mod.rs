@@ -17,6 +17,8 @@ mod duo_tests;
 pub mod extents;
 mod fetch;
 pub mod follow;
+#[cfg(test)]
+mod force_tests;
 mod forecast;
 #[cfg(test)]
 mod forecast_tests;
@@ -54,6 +56,8 @@ mod target;
 mod times;
 pub mod trouble;
 pub mod types;
+#[cfg(test)]
+mod uneven_tests;
 pub mod verify;
 mod view;
 
