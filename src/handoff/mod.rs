@@ -22,7 +22,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod world;
+mod world_tests;
 
 pub use machine::Machine;
 pub use report::{Direction, Note, Phase, Report, View};

@@ -1,6 +1,6 @@
 //! Each step in each course, a blow at each moment: all of them.
 
-use super::world::*;
+use super::world_tests::*;
 use super::*;
 
 fn up(plan: Plan) -> World {
