@@ -117,7 +117,8 @@ impl Hosts {
             hosts.tool("create", node, &[]).unwrap();
             hosts.start(node);
         }
-        hosts.tool("promote", 0, &[]).unwrap();
+        // Refused until they have met.
+        eventually("alpha is promoted", || hosts.tool("promote", 0, &[]).is_ok());
         hosts.await_in_sync(0);
         let device = format!("/dev/understudy/{}-disk0", hosts.prefix);
         let make = if formatted { "mkfs.ext4 -q -F" } else { "dd if=/dev/urandom bs=64k count=4 status=none of=" };
