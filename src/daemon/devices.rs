@@ -85,6 +85,7 @@ impl Devices {
             volume: volume.name.clone(),
             kind: *kind,
             tenure: TermId(0),
+            read_only: false,
         };
         let pairs = settings.node.volumes.iter().zip(&settings.devices);
         let wanted: Vec<Wanted> = pairs.filter(|(_, k)| **k != DeviceKind::None).map(wanted).collect();

@@ -361,6 +361,12 @@ impl Drop for Hosts {
             let _ = self.hosts[node].holder.kill();
             let _ = self.hosts[node].holder.wait();
         }
+        // Whoever served a device was killed: what is left of it fails, and is taken apart here.
+        let left = run("losetup", &["--list", "--noheadings", "--output", "NAME,BACK-FILE"]);
+        let ours = format!("/{}-disk0", self.prefix);
+        for line in String::from_utf8_lossy(&left.stdout).lines().filter(|l| l.contains(&ours)) {
+            run("losetup", &["--detach", line.split_whitespace().next().unwrap_or_default()]);
+        }
         for letter in ["a", "b", "c"] {
             run("ip", &["netns", "del", &format!("{}-{letter}", self.prefix)]);
         }
