@@ -9,7 +9,8 @@ use serde_json::Value;
 use std::io::Write;
 
 /// The part of the status page; nothing where there is no handoff.
-pub fn render(handoff: &Value, colours: bool) -> String {
+pub fn render(status: &Value, colours: bool) -> String {
+    let handoff = &status["handoff"];
     let Some(state) = handoff["state"].as_str() else { return String::new() };
     let colour = match state {
         "up" => Some(Colour::Good),
@@ -26,7 +27,8 @@ pub fn render(handoff: &Value, colours: bool) -> String {
         text.push_str(&format!(": {}", plain(why)));
     }
     if state == "faulted" {
-        text.push_str(". To do: mend it, then `understudy retry FILE `, or switch over");
+        let node = word(&status["node"]);
+        text.push_str(&format!(". To do: mend it, then `understudy retry FILE --node {node}`, or switch over"));
     }
     text.push('\n');
     text.push_str(&phases(handoff, colours));
@@ -102,10 +104,12 @@ mod tests {
                        { "phase": "check", "took_ms": 80, "at_ms": 200, "failed": "no" }],
         });
         assert_eq!(
-            render(&handoff, false),
-            "handoff: going up, mount for 1.5 s\nUP        TOOK      AT\ndevice  120 ms  120 ms\ncheck    80 ms  200 ms  no\n"
+            render(&json!({ "handoff": handoff }), false),
+            "handoff: going up, mount for 1.5 s\nUP      TOOK    AT\ndevice  120 ms  120 ms\ncheck    80 ms  200 ms  no\n"
         );
-        let faulted = json!({ "state": "faulted", "why": "mount: \u{1b}" });
-        assert!(render(&faulted, false).starts_with("handoff: faulted: mount: \\u{1b}. To do: mend it"));
+        let faulted = json!({ "node": "alpha", "handoff": { "state": "faulted", "why": "mount: \u{1b}" } });
+        let page = render(&faulted, false);
+        assert!(page.starts_with("handoff: faulted: mount: \\u{1b}. To do: mend it"), "{page}");
+        assert!(page.contains("`understudy retry FILE --node alpha`"), "{page}");
     }
 }

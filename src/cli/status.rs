@@ -34,7 +34,7 @@ pub fn render(status: &Value, colours: bool) -> String {
     for (peer, why) in reasons(status) {
         text.push_str(&format!("{peer}: {why}\n"));
     }
-    text.push_str(&super::handoff::render(&status["handoff"], colours));
+    text.push_str(&super::handoff::render(status, colours));
     let latency = latency(status);
     if latency.len() > 1 {
         text.push('\n');

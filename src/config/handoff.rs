@@ -275,7 +275,7 @@ timeout_s = { mount = 40, service = 70 }
         for (text, words) in [
             (String::new(), "asks for nothing"),
             ("before = [\"x\"]".into(), "asks for nothing"),
-            ("mouth = 1".into(), "did you mean \"mount\""),
+            ("mounts = 1".into(), "did you mean \"mount\""),
             ("mount = 1".into(), "must be a table"),
             ("mount = { volume = \"disk9\", at = \"/m\", type = \"ext4\" }".into(), "volumes are disk0"),
             (mount("type = \"ext4\""), "handoff.mount.at: is missing"),
