@@ -16,6 +16,7 @@ pub mod disk;
 mod duo_tests;
 pub mod extents;
 mod fetch;
+mod flights;
 pub mod follow;
 mod forecast;
 #[cfg(test)]
