@@ -5,8 +5,10 @@
 //! slice and can no longer be changed. Memory comes from a small per-thread pool. All `unsafe` of the
 //! allocation stands in this module and in `arena`.
 
+mod ahead;
 mod arena;
 
+use ahead::Ahead;
 use arena::{HUGE_PAGE, Mapping};
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
@@ -27,6 +29,9 @@ const KEEP_BYTES: usize = 32 << 20;
 
 /// Who keeps so much cuts its buffers out of huge pages.
 const HUGE_FROM: usize = 64 << 20;
+
+/// Who uses so much of it will use the rest.
+const AHEAD_FROM: usize = 16 << 20;
 
 /// Memory from the system. Freed with the last buffer that was cut out of it.
 struct Arena {
@@ -56,6 +61,8 @@ struct Pool {
     free: RefCell<[Vec<Raw>; CLASSES.len()]>,
     /// Huge pages of which nothing is in use. The system would clear each before it gave it out again.
     spare: RefCell<Vec<Mapping>>,
+    /// Huge pages on their way, once they are worth it.
+    ahead: RefCell<Option<Ahead>>,
     /// Bytes in arenas and spare ones.
     taken: Cell<usize>,
     keep: Cell<usize>,
@@ -65,6 +72,7 @@ thread_local! {
     static POOL: Pool = Pool {
         free: RefCell::default(),
         spare: RefCell::default(),
+        ahead: RefCell::default(),
         taken: Cell::new(0),
         keep: Cell::new(KEEP_BYTES),
     };
@@ -145,10 +153,18 @@ impl Pool {
         if full {
             let spare = std::mem::take(&mut *self.spare.borrow_mut());
             self.taken.set(self.taken.get() - spare.len() * HUGE_PAGE);
+            *self.ahead.borrow_mut() = None;
         }
-        let new = Mapping::new(bytes);
-        self.taken.set(self.taken.get() + new.bytes());
+        let new = self.made_ahead(bytes).unwrap_or_else(|| Mapping::new(bytes));
+        let before = self.taken.replace(self.taken.get() + new.bytes());
+        if bytes == HUGE_PAGE && (before..self.taken.get()).contains(&AHEAD_FROM) {
+            *self.ahead.borrow_mut() = Ahead::start((self.keep.get() - AHEAD_FROM) / HUGE_PAGE);
+        }
         new
+    }
+
+    fn made_ahead(&self, bytes: usize) -> Option<Mapping> {
+        self.ahead.borrow().as_ref().filter(|_| bytes == HUGE_PAGE)?.take()
     }
 
     /// Nothing of it is in use any more.

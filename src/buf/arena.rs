@@ -25,6 +25,16 @@ impl Mapping {
         mapping.unwrap_or_else(|| handle_alloc_error(layout))
     }
 
+    /// The same, and the system has found the memory for it already.
+    pub fn touched(bytes: usize) -> Mapping {
+        let mapping = Mapping::new(bytes);
+        for at in (0..mapping.bytes).step_by(ALIGN) {
+            // SAFETY: `at` lies inside the mapping, which nobody else knows yet. It holds zeros before and after.
+            unsafe { mapping.ptr.as_ptr().add(at).write_volatile(0) };
+        }
+        mapping
+    }
+
     pub fn ptr(&self) -> NonNull<u8> {
         self.ptr
     }
@@ -46,6 +56,9 @@ impl Mapping {
         }
     }
 }
+
+// SAFETY: it is memory that belongs to this value alone, wherever it is.
+unsafe impl Send for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
