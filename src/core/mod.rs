@@ -36,6 +36,8 @@ pub mod notice;
 #[cfg(test)]
 mod operator_tests;
 pub mod overlay;
+#[cfg(test)]
+mod pace_tests;
 pub mod peer;
 pub mod progress;
 pub mod recovery;
