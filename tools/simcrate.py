@@ -6,6 +6,8 @@ import hashlib, io, json, os, re, subprocess, tarfile
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # What the simulator is made of.
 MODULES = ["buf", "core", "format", "sim", "wire"]
+# What its manifest does without: other members, programs, benches.
+LEFT_OUT = r'(?m)^(default-)?members.*\n|^understudy-kernel.*\n|^default-run.*\n|^\[\[bin\]\]\nname = "understudy"\n.*\n|^\[\[bench\]\]\n.*\n.*\n'
 # Seeds played at once, and seconds that they may take: a changed core may run in circles.
 CHUNK = 250
 PATIENCE = 240
@@ -34,7 +36,7 @@ class Simcrate:
                 if entry.name == "src/lib.rs":
                     text = "".join(f"pub mod {m};\n" for m in MODULES)
                 if entry.name == "Cargo.toml":
-                    text = re.sub(r'(?m)^default-run.*\n|^\[\[bin\]\]\nname = "understudy"\n.*\n|^\[\[bench\]\]\n.*\n.*\n', "", text)
+                    text = re.sub(LEFT_OUT, "", text)
                 kept.add(path)
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 write({path: text})
@@ -75,8 +77,9 @@ class Kept:
     def __init__(self, folder):
         self.path = os.path.join(folder, "found.json")
         self.found = json.load(open(self.path)) if os.path.exists(self.path) else {}
-        commit = subprocess.run(["git", "rev-parse", "HEAD:src"], cwd=TOP, capture_output=True, check=True, text=True)
-        self.sources = commit.stdout.strip()
+        parts = [f"src/{m}{end}" for m in MODULES for end in ("", ".rs")]
+        trees = subprocess.run(["git", "ls-tree", "HEAD", *parts], cwd=TOP, capture_output=True, check=True, text=True)
+        self.sources = trees.stdout
 
     def key(self, *what):
         return hashlib.sha256(json.dumps([self.sources, *what]).encode()).hexdigest()[:16]

@@ -23,8 +23,23 @@ pub fn flush_io() -> io::Result<()> {
 /// # Errors
 /// Where `RLIMIT_MEMLOCK` does not allow it; root may always.
 pub fn lock_all() -> io::Result<()> {
+    lock(0)
+}
+
+/// Keeps in memory what this process uses of its memory, from when it first does: what it has set aside and never uses costs nothing.
+///
+/// # Errors
+/// As [`lock_all`]; and where there is a limit, nothing is locked at all, since past it the process would get no memory any more.
+pub fn lock_what_is_used() -> io::Result<()> {
+    match crate::probe::memlock() {
+        None => lock(libc::MCL_ONFAULT),
+        Some(_) => Err(io::ErrorKind::PermissionDenied.into()),
+    }
+}
+
+fn lock(how: libc::c_int) -> io::Result<()> {
     // SAFETY: flags only.
-    match unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } {
+    match unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | how) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -223,6 +223,9 @@ Examples:
         /// Stay, and make them whenever the node becomes active
         #[arg(long)]
         follow: bool,
+        /// Nothing can be written through them
+        #[arg(long)]
+        read_only: bool,
     },
     /// Take the block devices of a node down
     ///
@@ -268,6 +271,8 @@ Examples:
         kind: String,
         #[arg(long)]
         tenure: String,
+        #[arg(long)]
+        read_only: bool,
     },
     /// See it work: a real pair on this machine, killed in mid-write and checked
     ///

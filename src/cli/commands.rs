@@ -47,10 +47,14 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
             let text = Node::find(&target)?.connect()?.stop()?;
             Ok(writeln!(out, "{text}")?)
         }
-        Command::Attach { target, volume, follow } => devices::attach(&target, &volume, follow, out),
+        Command::Attach { target, volume, follow, read_only } => {
+            devices::attach(&target, &volume, follow, read_only, out)
+        }
         Command::Detach { target, volume, force } => devices::detach(&target, &volume, force, out),
         Command::Doctor { file, node, json } => devices::doctor(file.map(|file| Target { file, node }), json, out),
-        Command::DeviceHelper { target, volume, kind, tenure } => devices::help(&target, &volume, &kind, &tenure, out),
+        Command::DeviceHelper { target, volume, kind, tenure, read_only } => {
+            devices::help(&target, &volume, &kind, &tenure, read_only, out)
+        }
         Command::Demo { keep, seconds, mode } => {
             let mode = if mode == "async" { Mode::Async } else { Mode::Sync };
             Ok(crate::demo::run(crate::demo::Options { keep, seconds, mode }, out)?)

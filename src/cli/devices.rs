@@ -41,7 +41,13 @@ fn tenure(settings: &Settings) -> anyhow::Result<Option<TermId>> {
     Ok(id.map(TermId))
 }
 
-pub fn attach(target: &Target, volumes: &[String], follow: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+pub fn attach(
+    target: &Target,
+    volumes: &[String],
+    follow: bool,
+    read_only: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let settings = settings(target)?;
     let chosen = chosen(&settings, volumes)?;
     let node = settings.node.my_name();
@@ -49,19 +55,25 @@ pub fn attach(target: &Target, volumes: &[String], follow: bool, out: &mut dyn W
         bail!("making a block device takes root: run this with sudo");
     }
     if follow {
-        return follow_node(&settings, &chosen, out);
+        return follow_node(&settings, &chosen, read_only, out);
     }
     let tenure = tenure(&settings)?.ok_or_else(|| {
         anyhow!("{node} is not active, and only an active node has devices: promote it first, or use --follow")
     })?;
     for (volume, kind) in &chosen {
-        let status = attach_one(&settings, volume, *kind, tenure).map_err(|e| anyhow!("{volume}: {e}"))?;
+        let status = attach_one(&settings, volume, *kind, tenure, read_only).map_err(|e| anyhow!("{volume}: {e}"))?;
         show(&settings, volume, &status, out)?;
     }
     Ok(())
 }
 
-fn attach_one(settings: &Settings, volume: &str, kind: DeviceKind, tenure: TermId) -> Result<Value, String> {
+fn attach_one(
+    settings: &Settings,
+    volume: &str,
+    kind: DeviceKind,
+    tenure: TermId,
+    read_only: bool,
+) -> Result<Value, String> {
     let wanted = Wanted {
         file: std::path::absolute(&settings.file).map_err(|e| e.to_string())?,
         resource: settings.node.resource.clone(),
@@ -69,6 +81,7 @@ fn attach_one(settings: &Settings, volume: &str, kind: DeviceKind, tenure: TermI
         volume: volume.to_string(),
         kind: if kind == DeviceKind::None { DeviceKind::Auto } else { kind },
         tenure,
+        read_only,
     };
     wanted.start().map(|(status, _)| status)
 }
@@ -85,7 +98,12 @@ fn show(settings: &Settings, volume: &str, status: &Value, out: &mut dyn Write) 
 
 /// Makes the devices whenever the node becomes active, until interrupted. One that was taken down by hand stays down for that
 /// tenure.
-fn follow_node(settings: &Settings, chosen: &[(String, DeviceKind)], out: &mut dyn Write) -> anyhow::Result<()> {
+fn follow_node(
+    settings: &Settings,
+    chosen: &[(String, DeviceKind)],
+    read_only: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let mut done: Vec<(String, TermId)> = Vec::new();
     let mut said = String::new();
     loop {
@@ -97,7 +115,7 @@ fn follow_node(settings: &Settings, chosen: &[(String, DeviceKind)], out: &mut d
                 if done.contains(&(volume.clone(), tenure)) && !died {
                     continue;
                 }
-                match attach_one(settings, volume, *kind, tenure) {
+                match attach_one(settings, volume, *kind, tenure, read_only) {
                     Ok(status) => {
                         done.retain(|(v, _)| v != volume);
                         done.push((volume.clone(), tenure));
@@ -128,7 +146,11 @@ pub fn detach(target: &Target, volumes: &[String], force: bool, out: &mut dyn Wr
 }
 
 fn detach_one(settings: &Settings, name: &str, force: bool) -> anyhow::Result<String> {
-    let Some(found) = record::look(name) else { return Ok("has no device".to_string()) };
+    let Some(found) = record::look(name) else {
+        // There may be one of a process that died before it had written anything into it.
+        record::sweep(name)?;
+        return Ok("has no device".to_string());
+    };
     if found.record.node != settings.node.my_name() {
         bail!("the device {name} belongs to the node {}, not to {}", found.record.node, settings.node.my_name());
     }
@@ -160,11 +182,18 @@ pub fn doctor(target: Option<Target>, json: bool, out: &mut dyn Write) -> anyhow
 }
 
 /// The helper itself.
-pub fn help(target: &Target, volume: &str, kind: &str, tenure: &str, out: &mut dyn Write) -> anyhow::Result<()> {
+pub fn help(
+    target: &Target,
+    volume: &str,
+    kind: &str,
+    tenure: &str,
+    read_only: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let settings = settings(target)?;
     let kind: DeviceKind = serde_json::from_value(Value::String(kind.to_string()))?;
     let tenure = TermId(u128::from_str_radix(tenure, 16)?);
-    let job = Job::new(&settings, volume, kind, tenure);
+    let job = Job::new(&settings, volume, kind, tenure, read_only);
     match job {
         Ok(job) => Ok(helper::run(job, out)?),
         Err(e) => {

@@ -175,6 +175,9 @@ impl Node {
                     self.check_last_word(node, forced)?;
                     self.check_claimed_lately(node, forced)?;
                 }
+                if forced && self.answers(node) {
+                    return Err(Refusal::Answers { why: self.why_parted(node), peer: name });
+                }
                 if forced && off.contains(&node) && self.may_have_gone_on(node) {
                     gave_up.push(format!(
                         "whatever {name} completed alone after it lost this node, if it did (set aside when it returns)"
@@ -242,6 +245,21 @@ impl Node {
             return Err(Refusal::PeerIsActive { peer: name, me: self.cfg.my_name().to_string() });
         }
         Ok(())
+    }
+
+    /// Whether a node with which there is no session was heard lately all the same: it runs (C8).
+    fn answers(&self, node: NodeId) -> bool {
+        let answered = self.peers[node.0 as usize].answered_at;
+        answered.is_some_and(|at| self.now.since_us(at) < REFUSED_LATELY_MS * 1000)
+    }
+
+    fn why_parted(&self, node: NodeId) -> String {
+        let peer = &self.peers[node.0 as usize];
+        match &peer.why {
+            _ if !peer.wanted => format!("{} was told to disconnect from it", self.cfg.my_name()),
+            Some(why) => why.clone(),
+            None => "none has come about".into(),
+        }
     }
 
     /// A node that this one has let be promoted ends its sessions once it is, and for a moment nothing is heard of it.
@@ -445,7 +463,10 @@ impl Node {
         if self.role() == Role::Active {
             self.drop_member(node, "disconnected by the operator");
         }
-        self.answer(Some(id), Ok(format!("disconnected from {name}, until `understudy connect {name}`")));
+        self.answer(
+            Some(id),
+            Ok(format!("disconnected from {name}, until `understudy connect {name}` or a restart of this daemon")),
+        );
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Whom a node follows, and what it makes of hearing that another was promoted (C7, C8).
 
+use super::api::PeerMsg;
 use super::hello::{Charter, Hello};
 use super::links::MAX_BACKOFF_MS;
 use super::node::Node;
@@ -30,13 +31,22 @@ pub(super) fn may_follow(passive: &Hello, active: &Hello) -> Result<(), String> 
 }
 
 impl Node {
-    /// Of a node that the operator wants no session with, nothing is heard but who was promoted.
+    /// Of a node that the operator wants no session with, nothing is heard but that it runs and who was promoted; and it is told only that
+    /// it is active no more, if it does not know (C8).
     pub(super) fn overheard(&mut self, node: NodeId, hello: &Hello) {
         if self.check_identity(node, hello).is_ok() {
             self.hear_of_promotions(node, hello);
+            let session = self.peers[node.0 as usize].session();
+            let outdated = hello.role == Role::Active && self.charter_in_force().overtakes(&hello.charter);
+            if let Some(session) = session.filter(|_| outdated) {
+                let hello = Box::new(self.my_hello());
+                self.send(node, session, PeerMsg::Hello(hello));
+            }
         }
         self.close_link(node, "disconnected by the operator", true);
-        self.peers[node.0 as usize].retry_at = self.now.plus_ms(MAX_BACKOFF_MS);
+        let peer = &mut self.peers[node.0 as usize];
+        peer.answered_at = Some(self.now);
+        peer.retry_at = self.now.plus_ms(MAX_BACKOFF_MS);
     }
 
     /// Who was promoted counts in whatever session it is heard, also in one that is not wanted or that only asks (C7, C8).

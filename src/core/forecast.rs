@@ -108,6 +108,9 @@ impl Node {
         if let Some(what) = &self.fault {
             return Err(Refusal::Faulted { what: what.clone() });
         }
+        if matches!(self.peers[node.0 as usize].link, Link::Hearing(_)) {
+            self.close_link(node, "to begin anew", true); // No Hello was sent in it.
+        }
         let now = self.now;
         let peer = &mut self.peers[node.0 as usize];
         if peer.is_greeted() {

@@ -74,9 +74,10 @@ impl Node {
     }
 
     fn poll_dial(&mut self, node: NodeId) {
-        let (now, dials, faulted) = (self.now, self.dials(node), self.fault.is_some());
+        let (now, dials) = (self.now, self.dials(node));
         let peer = self.peer_mut(node);
-        if matches!(peer.link, Link::Down) && dials && peer.wanted && !faulted && peer.retry_at <= now {
+        // Whoever wants no session, or cannot have one, dials too: the other side is to hear that it runs, and it who was promoted (C7, C8).
+        if matches!(peer.link, Link::Down) && dials && peer.retry_at <= now {
             peer.link = Link::Dialing;
             self.act(Action::Connect { peer: node });
         }
@@ -113,7 +114,7 @@ impl Node {
         for node in self.cfg.peers() {
             let peer = &self.peers[node.0 as usize];
             let at = match peer.link {
-                Link::Down if self.dials(node) && peer.wanted && self.fault.is_none() => Some(peer.retry_at),
+                Link::Down if self.dials(node) => Some(peer.retry_at),
                 Link::Down | Link::Dialing => None,
                 // Nothing is said to it.
                 Link::Hearing(_) => Some(peer.last_heard.plus_ms(beat * SILENT_HEARTBEATS)),
@@ -278,10 +279,7 @@ impl Node {
             PeerMsg::Hello(hello) if self.is_asking(node, session, &hello) => self.probe_greeted(node, session, hello),
             PeerMsg::Share(share) => self.share_came(node, session, share),
             PeerMsg::Hello(hello) => self.greeted(node, session, hello),
-            PeerMsg::Bye { why } => {
-                let why = format!("{} ended the session: {}", self.cfg.name(node), harmless(&why));
-                self.close_link(node, &why, false);
-            }
+            PeerMsg::Bye { why } => self.bye_came(node, &why),
             PeerMsg::Ready { received, durable } => self.peer_ready(node, received, durable),
             PeerMsg::Ack(ack) => self.peer_acknowledged(node, ack),
             PeerMsg::CharterAck { version } => self.charter_confirmed(node, version),
@@ -303,6 +301,19 @@ impl Node {
             PeerMsg::VerifyAsk { id, extent, crcs, chunk: _ } => self.question_deferred(node, id, extent, crcs),
             PeerMsg::VerifyAnswer { id, differing, retry } => self.verify_answered(node, id, differing, retry),
         }
+    }
+
+    fn bye_came(&mut self, node: NodeId, why: &str) {
+        let why = format!("{} ended the session: {}", self.cfg.name(node), harmless(why));
+        let now = self.now;
+        let peer = self.peer_mut(node);
+        if !peer.is_greeted() {
+            peer.answered_at = Some(now);
+            if peer.why.as_deref().is_none_or(|w| w == UNREACHABLE) {
+                peer.why = Some(why.clone());
+            }
+        }
+        self.close_link(node, &why, false);
     }
 
     /// Either side has only a question.
@@ -397,7 +408,7 @@ impl Node {
         let now = self.now;
         let peer = self.peer_mut(node);
         peer.why = Some(why);
-        peer.refused_at = Some(now);
+        (peer.refused_at, peer.answered_at) = (Some(now), Some(now));
         peer.backoff_ms = MAX_BACKOFF_MS;
         peer.retry_at = now.plus_ms(MAX_BACKOFF_MS);
     }

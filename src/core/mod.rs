@@ -18,6 +18,8 @@ pub mod extents;
 mod fetch;
 mod flights;
 pub mod follow;
+#[cfg(test)]
+mod force_tests;
 mod forecast;
 #[cfg(test)]
 mod forecast_tests;
@@ -57,6 +59,8 @@ mod target;
 mod times;
 pub mod trouble;
 pub mod types;
+#[cfg(test)]
+mod uneven_tests;
 pub mod verify;
 mod view;
 

@@ -22,6 +22,11 @@ pub enum Refusal {
     #[error("{peer} answers, so it is not off; leave it out of --off")]
     NotOff { peer: String },
     #[error(
+        "{peer} is not off: it was heard within the last 3 s, though there is no session with it ({why}). Connect them, or stop the daemon of \
+         {peer}, then wait 3 s"
+    )]
+    Answers { peer: String, why: String },
+    #[error(
         "this node and {peer} were each promoted by force while the other was taken for dead: decide whose data is to be kept, and \
              promote that node with --force"
     )]

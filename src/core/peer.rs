@@ -51,6 +51,8 @@ pub struct Peer {
     pub why: Option<String>,
     /// When a session with it was last refused from this side.
     pub refused_at: Option<Time>,
+    /// When it was last heard and no session came of it: it runs, whatever else (C8).
+    pub answered_at: Option<Time>,
     /// There and back, without what the peer did in between, smoothed, in µs.
     pub round_trip_us: u64,
     /// The newest echo that was measured by: an echo that comes again tells nothing.
@@ -191,6 +193,7 @@ impl Default for Peer {
             rejoin_from: Lsn(0),
             why: None,
             refused_at: None,
+            answered_at: None,
             round_trip_us: 0,
             last_echo_us: 0,
             wire_times: Latencies::default(),

@@ -131,6 +131,7 @@ impl Node {
         }
         let (window, watermarks) = (self.window_of(node), self.my_watermarks());
         let held_back = self.held_back();
+        let is_waited_for = self.is_member(node) || self.peers[node.0 as usize].joining.is_some();
         let Some(source) = self.peers[node.0 as usize].source_mut() else { return false };
         let session = source.session;
         let Feed::Stream { next, reading: false } = source.feed else { return false };
@@ -141,19 +142,20 @@ impl Node {
             return true;
         }
         let nothing_more = next > watermarks.accepted;
-        if nothing_more || held_back.is_some_and(|first| next >= first) {
+        let window_is_full = source.in_flight_bytes >= window;
+        if nothing_more || window_is_full || held_back.is_some_and(|first| next >= first) {
             if nothing_more && source.lags {
                 source.all_sent.get_or_insert(watermarks.accepted);
             }
             // Nothing to send now: but somebody may wait for a flush of what was sent before.
             let untold = source.told_flush < watermarks.flush_to.min(next.prev());
-            if untold {
+            // Or for room there, which it makes from what is committed: a member with a small log would wait for the next heartbeat (S1).
+            let has_no_room = source.in_flight_bytes > 0 && source.told_committed < watermarks.committed;
+            if (untold && !window_is_full) || (has_no_room && is_waited_for) {
                 source.told_flush = watermarks.flush_to;
+                source.told_committed = watermarks.committed;
                 self.send(node, session, PeerMsg::Heartbeat { watermarks });
             }
-            return false;
-        }
-        if source.in_flight_bytes >= window {
             return false;
         }
         if self.overlay.first().is_some_and(|first| first <= next) {

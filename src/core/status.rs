@@ -211,6 +211,7 @@ impl Node {
     pub(super) fn peer_state(&self, node: NodeId, peer: &Peer) -> &'static str {
         match &peer.link {
             Link::Down | Link::Hearing(_) => "down",
+            Link::Dialing if !peer.wanted => "down",
             Link::Dialing => "connecting",
             Link::Greeting(_) => "handshake",
             Link::Idle(_) => "idle",

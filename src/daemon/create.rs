@@ -34,15 +34,21 @@ struct Plan<'a> {
 /// If anything is in the way, unless `force`; then nothing has changed. If making a part fails, files that were not there
 /// before are removed again.
 pub fn create(settings: &Settings, force: bool) -> Result<(), DaemonError> {
-    let plans = plans(settings)?;
-    let leftovers = leftovers(&settings.dir, force)?;
-    for plan in &plans {
-        check(plan, force)?;
-    }
-    if settings.dir.exists() {
-        // What another replica has there must not go: given up at once, since the making takes it too.
-        drop(lock_dir(&settings.dir)?);
-    }
+    let is_new = !settings.dir.exists();
+    let folder = |source| DiskError::Io { what: "make the folder", path: settings.dir.clone(), source };
+    std::fs::create_dir_all(&settings.dir).map_err(folder)?;
+    // Held from the first look to the end: a daemon that is started meanwhile, or another `create`, stays away from what is being made.
+    let _held = lock_dir(&settings.dir)?;
+    let (plans, leftovers) = match look(settings, force) {
+        Ok(found) => found,
+        Err(e) => {
+            if is_new {
+                // It is empty, or somebody else's by now.
+                let _ = std::fs::remove_dir(&settings.dir);
+            }
+            return Err(e.into());
+        }
+    };
     let made: Vec<&Path> = plans.iter().filter(|p| !p.exists).map(|p| p.path).collect();
     let result = make_all(settings, &plans, &leftovers);
     if result.is_err() {
@@ -52,6 +58,14 @@ pub fn create(settings: &Settings, force: bool) -> Result<(), DaemonError> {
         }
     }
     result
+}
+
+/// What is to be made and what must go, if nothing is in the way.
+fn look(settings: &Settings, force: bool) -> Result<(Vec<Plan<'_>>, Vec<PathBuf>), DiskError> {
+    let plans = plans(settings)?;
+    let leftovers = leftovers(&settings.dir, force)?;
+    plans.iter().try_for_each(|plan| check(plan, force))?;
+    Ok((plans, leftovers))
 }
 
 fn plans(settings: &Settings) -> Result<Vec<Plan<'_>>, DiskError> {
@@ -138,10 +152,6 @@ fn content(plan: &Plan, part: &PartFile) -> Result<Option<String>, DiskError> {
 
 fn make_all(settings: &Settings, plans: &[Plan], leftovers: &[PathBuf]) -> Result<(), DaemonError> {
     let folder = |path: &Path, source| DiskError::Io { what: "make the folder", path: path.to_owned(), source };
-    std::fs::create_dir_all(&settings.dir).map_err(|e| folder(&settings.dir, e))?;
-    for path in leftovers {
-        std::fs::remove_file(path).map_err(|source| DiskError::Io { what: "remove", path: path.clone(), source })?;
-    }
     for plan in plans {
         if let Some(parent) = plan.path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).map_err(|e| folder(parent, e))?;
@@ -151,6 +161,11 @@ fn make_all(settings: &Settings, plans: &[Plan], leftovers: &[PathBuf]) -> Resul
         }
         if plan.log {
             prewrite(plan)?;
+            // Only now: a log that is cut short of its history would lead back to no image, and not know it (R1).
+            for path in leftovers {
+                let failed = |source| DiskError::Io { what: "remove", path: path.clone(), source };
+                std::fs::remove_file(path).map_err(failed)?;
+            }
         }
         if let Some(parent) = plan.path.parent().filter(|p| !p.as_os_str().is_empty() && !plan.device) {
             sync_dir(parent)?;
@@ -159,7 +174,7 @@ fn make_all(settings: &Settings, plans: &[Plan], leftovers: &[PathBuf]) -> Resul
     sync_dir(&settings.dir)?;
     // A new sparse file reads as zeros; what a device holds is unknown (B3).
     let zero = plans.iter().all(|p| p.log || !p.device);
-    let mut disk = Disk::open(settings)?;
+    let mut disk = Disk::open_parts(settings)?;
     let ids = FormatIds { log_stream: super::random_u128()?, history_stream: super::random_u128()? };
     recovery::format(&settings.node, &mut disk, ids, zero)?;
     Ok(())

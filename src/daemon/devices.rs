@@ -9,7 +9,7 @@ use crate::config::{DeviceKind, Settings};
 use crate::core::TermId;
 use crate::device::asking::{Ask, AskError, ask};
 use crate::device::launch::Wanted;
-use crate::device::{device_name, link, record};
+use crate::device::{RUN, device_name, link, record};
 use std::collections::BTreeMap;
 use std::process::Child;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -19,6 +19,8 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_millis(500);
 /// How soon a device that could not be made is tried again, at first and at most, in looks.
 const RETRY: [u32; 2] = [1, 60];
+/// The devices of a node are gone within this, or one of them hangs.
+const GONE_WITHIN: Duration = Duration::from_secs(60);
 /// A helper that lives answers within this.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -50,11 +52,28 @@ impl Devices {
 
     /// Before this node steps down: its devices go, or the reason why not.
     pub fn take_down(&self, force: bool) -> Result<(), String> {
+        self.take_down_within(force, GONE_WITHIN)
+    }
+
+    fn take_down_within(&self, force: bool, patience: Duration) -> Result<(), String> {
         let (reply, answer) = mpsc::channel();
         if self.0.send(DeviceOrder::TakeDown { force, reply }).is_err() {
             return Ok(());
         }
-        answer.recv().unwrap_or(Ok(()))
+        match answer.recv_timeout(patience) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => Ok(()),
+            // Forced, nobody waits for a process that hangs: the device fails by itself once the tenure is over (C6).
+            Err(RecvTimeoutError::Timeout) if force => Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                // The order is obeyed when it is read, and this node stays active.
+                self.tell(DeviceOrder::PutUp);
+                let s = patience.as_secs();
+                Err(format!(
+                    "the process of a device has hung for {s} s. See the logs in {RUN}; `understudy demote --force` does not wait for it"
+                ))
+            }
+        }
     }
 
     /// The devices of a node, and what its thread will need; [`Waiting::start`] starts it.
@@ -66,6 +85,7 @@ impl Devices {
             volume: volume.name.clone(),
             kind: *kind,
             tenure: TermId(0),
+            read_only: false,
         };
         let pairs = settings.node.volumes.iter().zip(&settings.devices);
         let wanted: Vec<Wanted> = pairs.filter(|(_, k)| **k != DeviceKind::None).map(wanted).collect();
@@ -262,4 +282,19 @@ fn with_remedy(why: String) -> String {
         return why;
     }
     format!("{why}. It takes root: run `understudy attach FILE --node NODE --follow` as root beside this daemon")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The thread waits for a helper that neither makes its device nor ends; demotions came to no end behind it.
+    #[test]
+    fn a_device_that_hangs_does_not_hold_up_an_operator_for_ever() {
+        let (sender, _never_read) = mpsc::channel();
+        let devices = Devices(sender);
+        let refused = devices.take_down_within(false, Duration::from_millis(10)).unwrap_err();
+        assert!(refused.contains("has hung") && refused.contains("--force"), "{refused}");
+        assert_eq!(devices.take_down_within(true, Duration::from_millis(10)), Ok(()));
+    }
 }

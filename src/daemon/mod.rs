@@ -96,7 +96,7 @@ const FREED_WITHIN: Duration = Duration::from_secs(2);
 /// # Errors
 /// Whatever keeps it from starting, in words; and where the kernel refuses to go on.
 pub fn run(settings: Settings) -> Result<(), DaemonError> {
-    process::serve_devices();
+    process::serve_devices(&settings.devices);
     process::raise_open_files();
     let (mut event_loop, handle) = prepare(settings.clone())?;
     // Last, so that whoever finds the socket finds a daemon that can serve.

@@ -1,6 +1,7 @@
 //! What the daemon asks of its process and of whoever started it.
 
 use super::ring;
+use crate::config::DeviceKind;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io;
@@ -39,9 +40,13 @@ fn is_ignored(signal: i32) -> bool {
     mask.and_then(|m| u64::from_str_radix(m, 16).ok()).is_some_and(|m| m >> (signal - 1) & 1 == 1)
 }
 
-/// Does not wait for devices that this process serves itself, where that is permitted; otherwise it must do without.
-pub fn serve_devices() {
+/// Does not wait for devices that this process serves itself, where that is permitted; otherwise it must do without. Where there are to be
+/// devices, what it uses of its memory stays in memory, too: it may be needed to write out what else there is.
+pub fn serve_devices(devices: &[DeviceKind]) {
     let _ = understudy_kernel::memory::flush_io();
+    if devices.iter().any(|kind| *kind != DeviceKind::None) {
+        let _ = understudy_kernel::memory::lock_what_is_used();
+    }
 }
 
 /// Takes as many open files as are wanted and allowed: login shells often give 1024 and allow more.

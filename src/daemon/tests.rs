@@ -201,3 +201,30 @@ fn create_that_fails_removes_what_it_made() {
     assert!(text.contains("find room for") || text.contains("size"), "{text}");
     assert!(!alpha.log.exists() && alpha.stores.iter().all(|s| !s.exists()));
 }
+
+/// A log that is left without its history would lead back to no image, and not know it (R1).
+#[test]
+fn create_by_force_empties_the_log_before_anything_goes_that_it_needs() {
+    let dir = disk_dir();
+    let [alpha, _] = pair(dir.path());
+    create(&alpha, false).unwrap();
+    // It cannot be removed, and so `create` ends there.
+    std::fs::create_dir(alpha.dir.join("history")).unwrap();
+    let text = create(&alpha, true).unwrap_err().to_string();
+    assert!(text.contains("cannot remove") && text.contains("history"), "{text}");
+    let found = recovery::recover(&alpha.node, &mut Disk::open(&alpha).unwrap());
+    assert!(found.is_err_and(|e| e.to_string().contains("the log is blank")));
+}
+
+#[test]
+fn of_two_that_create_at_once_one_makes_the_replica_and_the_other_touches_nothing() {
+    for _ in 0..10 {
+        let dir = disk_dir();
+        let [alpha, _] = pair(dir.path());
+        let results = std::thread::scope(|scope| {
+            [0, 1].map(|_| scope.spawn(|| create(&alpha, false))).map(|thread| thread.join().unwrap())
+        });
+        assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1, "{results:?}");
+        recovery::recover(&alpha.node, &mut Disk::open(&alpha).unwrap()).unwrap();
+    }
+}

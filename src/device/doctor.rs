@@ -5,6 +5,7 @@ use crate::config::{DeviceKind, Settings};
 use serde::Serialize;
 use std::path::Path;
 use understudy_kernel::probe::{self, Offer};
+use understudy_kernel::ublk::Ublk;
 
 /// How a finding is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -134,20 +135,12 @@ fn driver(what: &'static str, offer: Offer, there: &str, matters: &'static str, 
 }
 
 fn ublk() -> Finding {
-    const MATTERS: &str = "the fastest kind of device";
-    let offer = probe::device("/dev/ublk-control", "ublk_drv");
-    // The driver alone is not enough: its commands come over io_uring.
-    const URING_CMD: u8 = 46;
-    if offer == Offer::Yes && !probe::io_uring_has(URING_CMD) {
-        return not(
-            Verdict::Lacking,
-            "ublk",
-            "the driver is there, io_uring's commands are not",
-            MATTERS,
-            "Linux 6.0 or newer",
-        );
+    const MATTERS: &str = "the best kind of device: it outlives even the process that serves it";
+    if probe::device("/dev/ublk-control", "ublk_drv") == Offer::Yes && Ublk::offer() == Offer::No {
+        let found = "the driver is there, io_uring's commands are not";
+        return not(Verdict::Lacking, "ublk", found, MATTERS, "Linux 6.1 or newer");
     }
-    driver("ublk", offer, "there", MATTERS, "ublk_drv", "CONFIG_BLK_DEV_UBLK (Linux 6.0 or newer)")
+    driver("ublk", Ublk::offer(), "there", MATTERS, "ublk_drv", "CONFIG_BLK_DEV_UBLK (Linux 6.1 or newer)")
 }
 
 fn nbd() -> Finding {

@@ -64,7 +64,13 @@ impl Job {
     ///
     /// # Errors
     /// Where the file has no such volume, or no way to its daemon.
-    pub fn new(settings: &Settings, volume: &str, kind: DeviceKind, tenure: TermId) -> Result<Job, HelperError> {
+    pub fn new(
+        settings: &Settings,
+        volume: &str,
+        kind: DeviceKind,
+        tenure: TermId,
+        read_only: bool,
+    ) -> Result<Job, HelperError> {
         let unix = |l: &NbdListen| match l {
             NbdListen::Unix(path) => Some(path.clone()),
             NbdListen::Tcp(_) => None,
@@ -80,6 +86,7 @@ impl Job {
             node,
             tenure: format!("{:032x}", tenure.0),
             kind: kind::choose(kind)?,
+            read_only,
             device: None,
             pid: std::process::id(),
         };
@@ -144,11 +151,13 @@ impl Helper {
         // Without the right to it, it must do without.
         let _ = memory::flush_io();
         let _ = fs::write("/proc/self/oom_score_adj", "-900");
+        // It was started by an inode, and would be called "exe".
+        let _ = fs::write("/proc/self/comm", "understudy-dev");
         let (sender, events) = mpsc::channel();
         signals(&sender).map_err(system("handle signals"))?;
         // Only ublk lets a device be taken up by another process.
-        let goes_on =
-            |left: &Record| left.kind == DeviceKind::Ublk && (left.kind, &left.tenure) == (record.kind, &record.tenure);
+        let same = |r: &Record| (r.kind, r.read_only, r.tenure.clone());
+        let goes_on = |left: &Record| left.kind == DeviceKind::Ublk && same(left) == same(&record);
         let (mut held, left) = Held::take(&name, goes_on)?;
         let (stream, export) = match target.attempt() {
             Attempt::Connected(stream, export) => (stream, export),
@@ -160,7 +169,7 @@ impl Helper {
         let mut first = Some(stream);
         let heard = sender.clone();
         let plan = Plan {
-            shape: shape(&export),
+            shape: shape(&export, record.read_only),
             record: &record.clone(),
             left,
             connect: &mut || match first.take().map_or_else(|| target.attempt(), |s| Attempt::Connected(s, export)) {
@@ -257,6 +266,7 @@ impl Helper {
         json!({
             "device": self.record.device,
             "kind": self.record.kind,
+            "read_only": self.record.read_only,
             "tenure": self.record.tenure,
             "node": self.record.node,
             "connected": self.is_connected(),
@@ -345,8 +355,8 @@ impl Helper {
     }
 }
 
-fn shape(export: &Export) -> Shape {
-    Shape { size: export.size, block: export.block, read_only: export.is_read_only() }
+fn shape(export: &Export, read_only: bool) -> Shape {
+    Shape { size: export.size, block: export.block, read_only: read_only || export.is_read_only() }
 }
 
 /// A line in the helper's own log.

@@ -7,14 +7,15 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use understudy_kernel::front::{Front, Shape};
 use understudy_kernel::fuse::Fuse;
 use understudy_kernel::loopdev::Loop;
 use understudy_kernel::nbd::Nbd;
-use understudy_kernel::ublk::Ublk;
+use understudy_kernel::probe::{self, Offer};
+use understudy_kernel::ublk::{Queue, Ublk};
 
 /// Queues of a ublk device at most: each has a thread and a connection, and the daemon behind them all is one thread.
 const QUEUES: u16 = 2;
@@ -63,16 +64,19 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> DeviceError {
     move |source| DeviceError::Io { what, source }
 }
 
-/// What `auto` means on this kernel: what is tested through and through comes first. ublk is made only where the file names it, until its
-/// test in the virtual machine passes.
+/// What `auto` means on this kernel. ublk comes first, since it outlives the process that serves it; the kernel's NBD client needs one layer
+/// less than FUSE and a loop device do.
 ///
 /// # Errors
 /// Where the kernel offers none.
 pub fn choose(kind: DeviceKind) -> Result<DeviceKind, DeviceError> {
-    let there = |path: &str| Path::new(path).exists();
+    // A process without the right to it says what one with it would get.
+    let there = |offer: Offer| matches!(offer, Offer::Yes | Offer::Forbidden);
+    let device = |path: &str, module: &str| there(probe::device(path, module));
     match kind {
-        DeviceKind::Auto if there("/dev/fuse") && there("/dev/loop-control") => Ok(DeviceKind::Fuse),
-        DeviceKind::Auto if there("/sys/module/nbd") => Ok(DeviceKind::Nbd),
+        DeviceKind::Auto if there(Ublk::offer()) => Ok(DeviceKind::Ublk),
+        DeviceKind::Auto if there(probe::module("nbd")) => Ok(DeviceKind::Nbd),
+        DeviceKind::Auto if device("/dev/fuse", "fuse") && device("/dev/loop-control", "loop") => Ok(DeviceKind::Fuse),
         DeviceKind::Auto | DeviceKind::None => Err(DeviceError::NoKind),
         DeviceKind::Fuse | DeviceKind::Nbd | DeviceKind::Ublk => Ok(kind),
     }
@@ -92,13 +96,16 @@ impl Device {
         }
     }
 
-    /// What a dead helper has left.
-    pub fn find(record: &Record) -> Option<Device> {
+    /// All that a dead helper has left.
+    pub fn find(record: &Record) -> Vec<Device> {
         match record.kind {
-            DeviceKind::Fuse => Loop::find(record.device.as_deref()?, &record.mark()).map(Device::Loop),
-            DeviceKind::Ublk => Ublk::find(record.device.as_deref()?, record.number()).map(Device::Ublk),
-            DeviceKind::Nbd => Nbd::find(&record.mark()).map(Device::Nbd),
-            DeviceKind::Auto | DeviceKind::None => None,
+            DeviceKind::Fuse => {
+                let left = record.device.as_deref().and_then(|d| Loop::find(d, &record.mark()));
+                left.map(Device::Loop).into_iter().collect()
+            }
+            DeviceKind::Ublk => Ublk::marked(record.number()).into_iter().map(Device::Ublk).collect(),
+            DeviceKind::Nbd => Nbd::find(&record.mark()).map(Device::Nbd).into_iter().collect(),
+            DeviceKind::Auto | DeviceKind::None => Vec::new(),
         }
     }
 
@@ -171,6 +178,9 @@ impl Device {
             Device::Loop(device) if !device.is_direct() => {
                 Some("this kernel gives the loop device no direct I/O: everything is cached twice")
             }
+            Device::Ublk(device) if !device.outlives() => {
+                Some("this kernel's ublk fails requests when the device's process dies (Linux 6.1 or newer does not)")
+            }
             _ => None,
         }
     }
@@ -223,37 +233,54 @@ fn make_nbd(plan: Plan<'_>) -> Result<(Device, Vec<EngineHandle>), DeviceError> 
 fn make_ublk(plan: Plan<'_>) -> Result<(Device, Vec<EngineHandle>), DeviceError> {
     let Plan { shape, record, left, connect, heard, prepared } = plan;
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u16);
-    let left = left.and_then(|l| Ublk::find(l.device.as_deref()?, l.number()));
-    let device = match left {
-        Some(device) if device.recovers() => device,
-        Some(device) => {
+    let mut going_on = None;
+    for mut device in left.iter().flat_map(|l| Ublk::marked(l.number())) {
+        if going_on.is_none() && device.recovers() {
+            going_on = Some(device);
+        } else {
             // It was being made, or taken down.
             Device::Ublk(device).sweep().map_err(failed("take apart what is left of a ublk device"))?;
-            return make_ublk(Plan { shape, record, left: None, connect, heard, prepared });
         }
-        None => Ublk::add(shape, cpus.min(QUEUES), record.number()).map_err(failed("make a ublk device"))?,
+    }
+    // Before anything is touched: a device that is in use stays as it is for the next attempt.
+    let queues = going_on.as_ref().map_or(cpus.min(QUEUES), Ublk::queues);
+    let connections = (0..queues).map(|_| connect()).collect::<io::Result<Vec<_>>>();
+    let connections = connections.map_err(failed("connect to the daemon"))?;
+    let goes_on = going_on.is_some();
+    let device = match going_on {
+        Some(device) => device,
+        None => Ublk::add(shape, queues, record.number()).map_err(failed("make a ublk device"))?,
     };
-    let started = || -> Result<Vec<EngineHandle>, DeviceError> {
-        prepared(&device.node()).map_err(failed("note the device"))?;
-        let queues = device.open(shape).map_err(failed("open the queues of a ublk device"))?;
-        // Deleting waits for the last user. Where it fails nothing more can be done about it.
-        let deleted = device.clone();
-        let heard = after(queues.len(), heard, move || drop(deleted.delete()));
-        let mut handles = Vec::new();
-        for (number, queue) in queues.into_iter().enumerate() {
-            let connection = connect().map_err(failed("connect to the daemon"))?;
-            handles.push(engine(queue, number, &heard, connection).map_err(failed("start a thread"))?);
-        }
-        device.start().map_err(failed("start a ublk device"))?;
-        Ok(handles)
-    };
-    match started() {
+    let noted = prepared(&device.node()).map_err(failed("note the device"));
+    let opened = noted.and_then(|()| device.open(shape).map_err(failed("open the queues of a ublk device")));
+    if opened.is_err() && goes_on {
+        // The one that was left fails for ever, and there is a new one.
+        let _ = Device::Ublk(device).sweep();
+        return make_ublk(Plan { shape, record, left: None, connect, heard, prepared });
+    }
+    match opened.and_then(|queues| serve_ublk(&device, queues, connections, heard)) {
         Ok(handles) => Ok((Device::Ublk(device), handles)),
         Err(e) => {
             let _ = Device::Ublk(device).sweep();
             Err(e)
         }
     }
+}
+
+fn serve_ublk(
+    device: &Ublk,
+    queues: Vec<Queue>,
+    connections: Vec<UnixStream>,
+    heard: Listener,
+) -> Result<Vec<EngineHandle>, DeviceError> {
+    // Deleting waits for the last user. Where it fails nothing more can be done about it.
+    let deleted = device.clone();
+    let heard = after(queues.len(), heard, move || drop(deleted.delete()));
+    let start = |(number, (queue, connection))| engine(queue, number, &heard, connection);
+    let handles = queues.into_iter().zip(connections).enumerate().map(start).collect::<io::Result<_>>();
+    let handles = handles.map_err(failed("start a thread"))?;
+    device.start().map_err(failed("start a ublk device"))?;
+    Ok(handles)
 }
 
 /// Passes on what is heard; that the device is gone only when all engines have said so, and what is to be done then is done.

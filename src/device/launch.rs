@@ -19,6 +19,7 @@ pub struct Wanted {
     pub volume: String,
     pub kind: DeviceKind,
     pub tenure: TermId,
+    pub read_only: bool,
 }
 
 /// Where a helper writes what it has to say.
@@ -60,6 +61,7 @@ impl Wanted {
         command.arg0("understudy").arg("device-helper").arg(&self.file);
         command.args(["--node", &self.node, "--volume", &self.volume]);
         command.args(["--kind", kind.as_str().unwrap_or("auto"), "--tenure", &format!("{:032x}", self.tenure.0)]);
+        command.args(self.read_only.then_some("--read-only"));
         // Nothing of its starter is kept: no folder, no terminal, and no pipe that somebody waits on to end.
         let said = fs::create_dir_all(RUN).and_then(|()| File::create(log(&self.name())));
         command.current_dir("/").process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());

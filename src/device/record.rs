@@ -22,6 +22,8 @@ pub struct Record {
     /// 32 hex digits.
     pub tenure: String,
     pub kind: DeviceKind,
+    #[serde(default)]
+    pub read_only: bool,
     /// As the kernel calls it, `loop3`; none before it was made.
     pub device: Option<String>,
     /// The helper.
@@ -48,12 +50,18 @@ impl Record {
         Path::new(LINKS).join(self.name())
     }
 
+    /// What becomes the link when it is whole.
+    fn new_link(&self) -> PathBuf {
+        Path::new(LINKS).join(format!("{}.new", self.name()))
+    }
+
     /// Removes all of a device but itself. Nothing of it may be missing, or all.
     fn remove_names(&self) {
         let points_here = |target: PathBuf| Some(target) == self.device.as_ref().map(|d| Path::new("../").join(d));
         if fs::read_link(self.link()).is_ok_and(points_here) {
             let _ = fs::remove_file(self.link());
         }
+        let _ = fs::remove_file(self.new_link());
         if let Some(device) = &self.device {
             let _ = fs::remove_file(udev_file(device));
         }
@@ -63,7 +71,7 @@ impl Record {
     fn sweep(&self) -> io::Result<()> {
         self.remove_names();
         let _ = fs::remove_file(socket(&self.name()));
-        Device::find(self).map_or(Ok(()), |left| left.sweep())
+        Device::find(self).into_iter().try_for_each(|left| left.sweep())
     }
 }
 
@@ -146,13 +154,18 @@ impl Held {
     /// Where it cannot be written.
     pub fn write(&mut self, record: Record) -> Result<(), RecordError> {
         let text = serde_json::to_vec(&record).map_err(|e| io_error("write", &self.path)(e.into()))?;
+        // At every moment it is whole, the old one or the new: what follows behind is not read.
         let write = |mut file: &File| {
-            file.set_len(0)?;
             file.seek(SeekFrom::Start(0))?;
-            file.write_all(&text)
+            file.write_all(&text)?;
+            file.set_len(text.len() as u64)
         };
         write(&self.file).map_err(io_error("write", &self.path))?;
         if let Some(device) = &record.device {
+            // One that was named before came to nothing.
+            if let Some(other) = self.record.as_ref().and_then(|r| r.device.as_ref()).filter(|d| *d != device) {
+                let _ = fs::remove_file(udev_file(other));
+            }
             let path = udev_file(device);
             fs::write(&path, format!("UNDERSTUDY_NAME={}\n", record.name())).map_err(io_error("write", &path))?;
         }
@@ -167,8 +180,7 @@ impl Held {
     pub fn make_link(&self) -> Result<(), RecordError> {
         let Some(record) = &self.record else { return Ok(()) };
         let Some(device) = &record.device else { return Ok(()) };
-        let link = record.link();
-        let new = link.with_extension("new");
+        let (link, new) = (record.link(), record.new_link());
         let _ = fs::remove_file(&new);
         symlink(Path::new("../").join(device), &new).map_err(io_error("make", &new))?;
         fs::rename(&new, &link).map_err(io_error("make", &link))
@@ -188,10 +200,10 @@ impl Held {
 }
 
 fn read(file: &mut File) -> Option<Record> {
-    let mut text = String::new();
+    let mut text = Vec::new();
     file.seek(SeekFrom::Start(0)).ok()?;
-    file.read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
+    file.read_to_end(&mut text).ok()?;
+    serde_json::Deserializer::from_slice(&text).into_iter().next()?.ok()
 }
 
 /// A device that exists, or that is left of a dead helper.

@@ -374,6 +374,26 @@ fn only_an_active_node_has_a_device() {
 }
 
 #[test]
+fn nothing_is_written_through_a_read_only_device() {
+    if !is_possible() {
+        return;
+    }
+    let stage = Stage::new("read-only", &["alpha"], "32MiB", "none");
+    stage.cluster.client(0).write(4096, &block_of(7), true).unwrap();
+    must(stage.cluster.tool("attach", 0, &["--read-only"]));
+    let kernel_name = stage.kernel_name();
+    let mut found = [0; 4096];
+    File::open(stage.device()).unwrap().read_exact_at(&mut found, 4096).unwrap();
+    assert!(found[..] == block_of(7)[..]);
+    let refused = OpenOptions::new().write(true).open(stage.device()).and_then(|f| f.write_at(&[0; 4096], 0));
+    assert!(refused.is_err(), "it can be written to");
+    must(stage.cluster.tool("detach", 0, &[]));
+    stage.assert_nothing_left(&kernel_name);
+    // By its client the volume can be written to as before.
+    stage.cluster.client(0).write(4096, &block_of(8), true).unwrap();
+}
+
+#[test]
 fn the_doctor_says_what_is_so() {
     let output = run(exe().to_str().unwrap(), &["doctor", "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -388,6 +408,10 @@ fn the_doctor_says_what_is_so() {
         assert_eq!(verdict(what) == "good", opens(path), "{what}: {report}");
     }
     assert_eq!(verdict("nbd") == "good", Path::new("/sys/module/nbd").exists());
+    let best = ["ublk", "nbd", "fuse"].into_iter().find(|kind| verdict(kind) == "good");
+    if best != Some("fuse") || verdict("loop") == "good" {
+        assert_eq!(report["auto"].as_str(), best, "{report}");
+    }
     let folder = Cluster::bare(&Plan::of(&["alpha"], "16MiB"));
     let text = must(folder.tool("doctor", 0, &[]));
     assert!(text.contains("io_uring") && text.contains(&folder.dir(0).display().to_string()), "{text}");

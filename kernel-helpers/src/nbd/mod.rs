@@ -229,7 +229,8 @@ fn parse(shape: &Shape, head: &[u8; HEAD]) -> io::Result<Option<Result<Op, i32>>
         && op.payload() <= MAX_IO;
     match op {
         // Its data would be taken for the next head.
-        Op::Write { .. } if !good => Err(broken()),
+        Op::Write { .. } if !good || shape.read_only => Err(broken()),
+        Op::Discard { .. } | Op::Zeroes { .. } if shape.read_only => Ok(Some(Err(libc::EPERM))),
         _ => Ok(Some(if good { Ok(op) } else { Err(libc::EINVAL) })),
     }
 }

@@ -50,6 +50,7 @@ pub const F_USER_RECOVERY_REISSUE: u64 = 1 << 4;
 pub const F_CMD_IOCTL_ENCODE: u64 = 1 << 6;
 
 /// Of `DeviceInfo::state`.
+pub const S_DEV_LIVE: u16 = 1;
 pub const S_DEV_QUIESCED: u16 = 2;
 
 /// What completes a fetch that will never bring a request.

@@ -2,7 +2,7 @@
 //!
 //! [`Ublk`] is the control side; a [`Queue`] is a [`Front`](crate::front::Front), one for each hardware queue, each served by a
 //! thread of its own. With user recovery a device outlives the process that serves it: it keeps its requests until another process
-//! takes it up ([`Ublk::find`], [`Ublk::start`]), which then gets all that were not answered.
+//! takes it up ([`Ublk::marked`], [`Ublk::start`]), which then gets all that were not answered.
 
 mod abi;
 mod queue;
@@ -10,6 +10,7 @@ mod queue;
 pub use queue::Queue;
 
 use crate::front::Shape;
+use crate::probe::{self, Offer};
 use abi::{Command, ControlCommand, DeviceInfo, Parameters};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::fs::{File, OpenOptions};
@@ -18,6 +19,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+const CONTROL: &str = "/dev/ublk-control";
 /// Bytes of one request; the kernel splits longer ones.
 pub const MAX_IO: usize = 256 << 10;
 /// Requests of one queue at a time.
@@ -32,15 +34,19 @@ type ControlRing = IoUring<squeue::Entry128, cqueue::Entry>;
 pub struct Ublk {
     number: u32,
     queues: u16,
+    /// It is served, or the kernel has not noticed yet that it is no longer.
+    lives: bool,
     /// It was found, and waits for somebody to serve it.
     recovers: bool,
+    /// It waits for another process when the one that serves it dies.
+    outlives: bool,
     /// Whether commands are encoded as ioctls are.
     encoded: bool,
     control: Arc<File>,
 }
 
 impl Ublk {
-    /// Makes a device that nobody sees yet. `mark` is kept by the kernel, for [`Ublk::find`].
+    /// Makes a device that nobody sees yet. `mark` is kept by the kernel, for [`Ublk::marked`].
     ///
     /// # Errors
     /// What the kernel answers.
@@ -58,7 +64,8 @@ impl Ublk {
             ..DeviceInfo::default()
         };
         ublk.command(Command::ADD_DEV, &mut info, 0)?;
-        (ublk.number, ublk.queues) = (info.dev_id, info.queues);
+        ublk.number = info.dev_id;
+        ublk.take(&info);
         if let Err(e) = ublk.command(Command::SET_PARAMS, &mut parameters(shape), 0) {
             let _ = ublk.delete();
             return Err(e);
@@ -66,27 +73,68 @@ impl Ublk {
         Ok(ublk)
     }
 
-    /// The device `/dev/NODE`, if it was made with this mark.
-    pub fn find(node: &str, mark: u64) -> Option<Ublk> {
-        let number = node.strip_prefix("ublkb")?.parse().ok()?;
-        let mut ublk = Ublk { number, ..Ublk::control().ok()? };
-        let info = ublk.info().ok().filter(|i| i.own_flags == mark)?;
-        (ublk.queues, ublk.recovers) = (info.queues, info.state == abi::S_DEV_QUIESCED);
-        Some(ublk)
+    /// All devices that were made with this mark. A process that dies may not even have come to know the number of its device: so the
+    /// kernel is asked of each.
+    pub fn marked(mark: u64) -> Vec<Ublk> {
+        let entries = std::fs::read_dir("/sys/class/ublk-char").into_iter().flatten().flatten();
+        let numbers = entries.filter_map(|e| e.file_name().to_str()?.strip_prefix("ublkc")?.parse().ok());
+        let look = |number| {
+            let mut ublk = Ublk { number, ..Ublk::control().ok()? };
+            let info = ublk.info().ok().filter(|i| i.own_flags == mark)?;
+            ublk.take(&info);
+            Some(ublk)
+        };
+        numbers.filter_map(look).collect()
     }
 
-    /// Whether its server has died, and it waits for another.
-    pub fn recovers(&self) -> bool {
+    fn take(&mut self, info: &DeviceInfo) {
+        const OUTLIVES: u64 = abi::F_USER_RECOVERY | abi::F_USER_RECOVERY_REISSUE;
+        self.queues = info.queues;
+        (self.lives, self.recovers) = (info.state == abi::S_DEV_LIVE, info.state == abi::S_DEV_QUIESCED);
+        self.outlives = info.flags & OUTLIVES == OUTLIVES;
+    }
+
+    /// Whether its server, which is known to be dead, has left it to another. The kernel may take a moment to notice.
+    pub fn recovers(&mut self) -> bool {
+        patiently(|| {
+            if let Ok(info) = self.info() {
+                self.take(&info);
+            }
+            !(self.lives && self.outlives)
+        });
         self.recovers
+    }
+
+    /// Whether it will wait for another server when this one dies: not before Linux 6.1.
+    pub fn outlives(&self) -> bool {
+        self.outlives
     }
 
     pub fn queues(&self) -> u16 {
         self.queues
     }
 
+    /// Whether this kernel has all that it takes, for a process that may use it.
+    pub fn offer() -> Offer {
+        // The driver alone is not enough: its commands come over io_uring, and a kernel may have that forbidden.
+        const URING_CMD: u8 = 46;
+        match probe::device(CONTROL, "ublk_drv") {
+            Offer::Yes | Offer::Forbidden if !probe::io_uring_has(URING_CMD) => Offer::No,
+            offer => offer,
+        }
+    }
+
     fn control() -> io::Result<Ublk> {
-        let control = Arc::new(OpenOptions::new().read(true).write(true).open("/dev/ublk-control")?);
-        let mut ublk = Ublk { number: u32::MAX, queues: 0, recovers: false, encoded: true, control };
+        let control = Arc::new(OpenOptions::new().read(true).write(true).open(CONTROL)?);
+        let mut ublk = Ublk {
+            number: u32::MAX,
+            queues: 0,
+            lives: false,
+            recovers: false,
+            outlives: false,
+            encoded: true,
+            control,
+        };
         // Kernels that do not know this one know the plain numbers.
         let mut features = 0u64;
         ublk.encoded = ublk.command(Command::GET_FEATURES, &mut features, 0).is_ok();
@@ -103,22 +151,32 @@ impl Ublk {
     /// # Errors
     /// What the kernel answers.
     pub fn open(&self, shape: Shape) -> io::Result<Vec<Queue>> {
+        // What takes long comes first: a device whose server dies between the first mapping and its first fetches cannot be taken up any
+        // more, since the kernel then takes no other process for its server.
+        let rooms = (0..self.queues).map(|_| queue::Room::new(DEPTH)).collect::<io::Result<Vec<_>>>()?;
         if self.recovers {
-            self.bare(Command::START_USER_RECOVERY, 0)?;
+            // As long as anything of the dead process has it open, the kernel calls it busy.
+            let mut begun = Ok(());
+            patiently(|| {
+                begun = self.bare(Command::START_USER_RECOVERY, 0);
+                !matches!(&begun, Err(e) if e.raw_os_error() == Some(libc::EBUSY))
+            });
+            match begun {
+                // Another has begun to take it up, and died: it is as it should be for this one.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+                begun => begun?,
+            }
         }
         let path = PathBuf::from(format!("/dev/ublkc{}", self.number));
-        let open = || OpenOptions::new().read(true).write(true).open(&path);
+        let mut file = Err(io::ErrorKind::NotFound.into());
         // The file is made by whoever looks after /dev: a moment later, where that is udev.
-        let mut file = open();
-        for _ in 0..200 {
-            if file.is_ok() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-            file = open();
-        }
+        patiently(|| {
+            file = OpenOptions::new().read(true).write(true).open(&path);
+            file.is_ok()
+        });
         let file = Arc::new(OwnedFd::from(file?));
-        (0..self.queues).map(|q| Queue::new(file.clone(), q, DEPTH, shape, self.encoded)).collect()
+        let queue = |(number, room)| Queue::new(room, file.clone(), number, shape, self.encoded);
+        (0..).zip(rooms).map(queue).collect()
     }
 
     /// Makes the device visible, or has it go on. Waits until every queue is served.
@@ -181,6 +239,16 @@ impl Ublk {
         }
         let result = ring.completion().next().map_or(-libc::EIO, |c| c.result());
         if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+    }
+}
+
+/// Tries until it is done, for some seconds.
+fn patiently(mut done: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 

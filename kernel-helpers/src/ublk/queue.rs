@@ -50,6 +50,20 @@ impl Drop for Descriptions {
     }
 }
 
+/// What a queue needs of its process.
+pub(super) struct Room {
+    ring: IoUring,
+    buffers: Vec<Box<[u8]>>,
+}
+
+impl Room {
+    pub(super) fn new(depth: u16) -> io::Result<Room> {
+        // Written to once, so that it is there: nothing is allocated later, when memory may be short.
+        let buffer = |_| vec![0xff; MAX_IO].into_boxed_slice();
+        Ok(Room { ring: IoUring::new(u32::from(depth) * 2)?, buffers: (0..depth).map(buffer).collect() })
+    }
+}
+
 /// See the module's page.
 pub struct Queue {
     // Dropped in this order: the ring ends the commands that use all the rest.
@@ -70,12 +84,12 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(file: Shared, number: u16, depth: u16, shape: Shape, encoded: bool) -> io::Result<Queue> {
-        // Written to once, so that it is there: nothing is allocated later, when memory may be short.
-        let buffer = |_| vec![0xff; MAX_IO].into_boxed_slice();
+    pub(super) fn new(room: Room, file: Shared, number: u16, shape: Shape, encoded: bool) -> io::Result<Queue> {
+        let Room { ring, buffers } = room;
+        let depth = buffers.len() as u16;
         Ok(Queue {
-            ring: IoUring::new(u32::from(depth) * 2)?,
-            buffers: (0..depth).map(buffer).collect(),
+            ring,
+            buffers,
             descriptions: Descriptions::map(&file, number, depth)?,
             file,
             number,
@@ -142,6 +156,9 @@ fn parse(shape: &Shape, asked: IoDescription) -> Result<Op, i32> {
         return Err(libc::EINVAL);
     }
     let length = u32::try_from(length).map_err(|_| libc::EINVAL)?;
+    if shape.read_only && op != abi::OP_READ {
+        return Err(libc::EROFS);
+    }
     if matches!(op, abi::OP_READ | abi::OP_WRITE) && length as usize > MAX_IO {
         return Err(libc::EINVAL);
     }

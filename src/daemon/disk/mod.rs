@@ -54,6 +54,13 @@ impl Disk {
     /// # Errors
     /// In words: what is missing, in use, of another size, or of too large a block.
     pub fn open(settings: &Settings) -> Result<Disk, DiskError> {
+        let mut disk = Disk::open_parts(settings)?;
+        disk._locks.push(lock_dir(&settings.dir)?);
+        Ok(disk)
+    }
+
+    /// The same for one that holds the lock of the folder already.
+    pub fn open_parts(settings: &Settings) -> Result<Disk, DiskError> {
         let node = &settings.node;
         let mut disk = Disk {
             dir: settings.dir.clone(),
@@ -69,7 +76,6 @@ impl Disk {
             let part = Part::Store(crate::core::VolumeId(i as u16));
             disk.open_fixed(part, path, volume.size, node.block, settings.store_io)?;
         }
-        disk._locks.push(lock_dir(&settings.dir)?);
         Ok(disk)
     }
 

@@ -15,7 +15,7 @@ use super::net::{ListenError, Listener, Pace, nodelay, origin, tcp_socket};
 use super::ring::{Address, Op};
 use crate::config::Settings;
 use crate::core::hello::Hello;
-use crate::core::{Event, Mode, NodeConfig, NodeId, PeerMsg, SessionId, Time};
+use crate::core::{Event, Incarnation, Mode, NodeConfig, NodeId, PeerMsg, SessionId, Time};
 use crate::wire;
 use conn::{Conn, State};
 use std::collections::BTreeMap;
@@ -32,6 +32,9 @@ const STRANGER_MS: u64 = 5000;
 const STRANGERS: usize = 32;
 /// A session that ends may send for this long what is still queued.
 const LEAVING_MS: u64 = 1000;
+/// Who was heard within so many heartbeats lives, and no longer ago than this.
+const LIVES_HEARTBEATS: u64 = 3;
+const LIVES_MS: u64 = 2000;
 /// After a failed accept (too many open files, say) the next one waits.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -44,6 +47,8 @@ pub struct Peers {
     accept_at: Option<Time>,
     conns: BTreeMap<ConnId, Conn>,
     sessions: BTreeMap<NodeId, (SessionId, ConnId)>,
+    /// Which daemon of a peer the latest session was with, and when it was last heard.
+    lives: BTreeMap<NodeId, (Incarnation, Time)>,
     last_conn: u64,
     last_session: u64,
     /// Why dialing a peer last failed: said once, and not with each attempt.
@@ -64,6 +69,7 @@ impl Peers {
             accept_at: None,
             conns: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            lives: BTreeMap::new(),
             last_conn: 0,
             last_session: 0,
             failing: BTreeMap::new(),
@@ -310,6 +316,11 @@ impl Peers {
             (_, Err(libc::EINTR | libc::EAGAIN)) => conn.received(op, 0),
             (_, Err(_)) => return self.lost(id, hub),
         }
+        if let State::Session { peer, .. } = &conn.state
+            && let Some((_, heard)) = self.lives.get_mut(peer)
+        {
+            *heard = hub.now;
+        }
         let before = hub.events.len();
         self.messages(id, hub);
         if hub.events.len() == before
@@ -337,6 +348,7 @@ impl Peers {
                 (State::Session { peer, session }, message) => {
                     if let PeerMsg::Hello(hello) = &message {
                         self.ways[usize::from(peer.0)].greeted(hello);
+                        self.lives.insert(*peer, (hello.incarnation, hub.now));
                     }
                     hub.events.push_back(Event::PeerMessage { peer: *peer, session: *session, message });
                 }
@@ -353,9 +365,14 @@ impl Peers {
             format!("it belongs to the resource {:?}, this node to {:?}", hello.resource, self.node.resource)
         } else {
             match self.node.find(&hello.node) {
+                Some(peer) if self.another_lives(peer, &hello, hub.now) => format!(
+                    "another daemon of {:?} is connected and alive. Is this a copy of that node? Only one of the two may run",
+                    hello.node
+                ),
                 Some(peer) if peer != self.node.me => {
                     self.begin(id, peer, hub);
                     self.ways[usize::from(peer.0)].greeted(&hello);
+                    self.lives.insert(peer, (hello.incarnation, hub.now));
                     if let Some((session, _)) = self.sessions.get(&peer) {
                         let message = PeerMsg::Hello(hello);
                         hub.events.push_back(Event::PeerMessage { peer, session: *session, message });
@@ -374,6 +391,14 @@ impl Peers {
         }
         self.refused(id, &refusal, hub);
         self.leave(id, hub);
+    }
+
+    /// Whether the session that there is with this node is with another process, which was heard just now: one that ended has closed it,
+    /// or is silent. A copy of a node would take its place at the others, and its role (C5).
+    fn another_lives(&self, peer: NodeId, hello: &Hello, now: Time) -> bool {
+        let within_ms = (self.node.heartbeat_ms * LIVES_HEARTBEATS).min(LIVES_MS);
+        let known = self.lives.get(&peer).filter(|_| self.sessions.contains_key(&peer));
+        known.is_some_and(|(one, heard)| *one != hello.incarnation && now.since_us(*heard) < within_ms * 1000)
     }
 
     fn garbage(&mut self, id: ConnId, why: &str, hub: &mut Hub) {

@@ -205,6 +205,28 @@ fn a_new_session_ends_the_old_one_first() {
     assert_eq!((both.0.peers.conns.len(), both.1.peers.conns.len()), (1, 1));
 }
 
+/// It used to replace the session of the node that it is a copy of, and an active lost its role to it.
+#[test]
+fn a_copy_of_a_node_that_lives_is_sent_away() {
+    let mut both = pair();
+    let first = both.1.session();
+    let mut copy = hello("alpha");
+    copy.incarnation = Incarnation(2);
+    let copy = frame(&PeerMsg::Hello(copy));
+    let mut stream = TcpStream::connect(both.1.address()).unwrap();
+    stream.write_all(&copy).unwrap();
+    until("it is sent away", &mut both, step_both, |(_, b)| b.peers.last_conn > 1 && b.peers.conns.len() == 1);
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said);
+    assert!(String::from_utf8_lossy(&said).contains("another daemon of"), "{said:?}");
+    assert_eq!(both.1.session(), first);
+    // The first one has been silent for a while: it may be gone without a word.
+    both.1.hub.now = both.1.hub.now.plus_ms(301);
+    let mut stream = TcpStream::connect(both.1.address()).unwrap();
+    stream.write_all(&copy).unwrap();
+    until("it is let in", &mut both, step_both, |(_, b)| b.session() != first);
+}
+
 fn frame(message: &PeerMsg) -> Vec<u8> {
     let encoded = wire::encode(message, false).unwrap();
     encoded.payloads.iter().fold(encoded.head, |mut all, p| {
