@@ -14,6 +14,11 @@ impl Node {
         }
     }
 
+    /// Whether what it had made durable is lost, from some record on.
+    pub fn is_damaged(&self) -> bool {
+        self.lost.is_some()
+    }
+
     /// Whoever lacks what it had made durable is promoted only by somebody who knows it. What that gives up, in words.
     pub(super) fn guard_damage(&self, forced: bool) -> Result<Option<String>, Refusal> {
         match self.lost {

@@ -476,6 +476,7 @@ impl Source {
             behind: None,
             told_flush: Lsn(0),
             told_committed: Lsn(0),
+            news_since: None,
             lags: false,
             all_sent: None,
             confirmed: 0,

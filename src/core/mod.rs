@@ -17,6 +17,7 @@ pub mod disk;
 mod duo_tests;
 pub mod extents;
 mod fetch;
+mod flights;
 pub mod follow;
 #[cfg(test)]
 mod force_tests;
@@ -38,6 +39,8 @@ pub mod notice;
 #[cfg(test)]
 mod operator_tests;
 pub mod overlay;
+#[cfg(test)]
+mod pace_tests;
 pub mod peer;
 pub mod progress;
 pub mod recovery;

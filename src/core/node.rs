@@ -42,7 +42,9 @@ const RESUME_MS: u64 = 1500;
 /// What a completed I/O was for.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
-    Log,
+    Log {
+        io: super::flights::LogIo,
+    },
     Super,
     /// A piece of a read: the read, and the index of its slot.
     Read {
@@ -53,7 +55,9 @@ pub(super) enum Purpose {
     Map {
         map: u64,
     },
-    ApplyWrite,
+    ApplyWrite {
+        bytes: u64,
+    },
     /// A list that must be durable before the ring drops records (B1).
     Bitmap {
         write: ListWrite,
@@ -204,8 +208,6 @@ pub struct Node {
     pub(super) write_times: Latencies,
     pub(super) flush_times: Latencies,
     pub(super) log_times: Latencies,
-    /// When the I/O of the log that is in flight began.
-    log_began: Time,
     purposes: BTreeMap<IoId, Purpose>,
     next_io: u64,
     out: VecDeque<Action>,
@@ -261,7 +263,6 @@ impl Node {
             write_times: Latencies::default(),
             flush_times: Latencies::default(),
             log_times: Latencies::default(),
-            log_began: now,
             purposes: BTreeMap::new(),
             next_io: 0,
             out: VecDeque::new(),
@@ -314,9 +315,8 @@ impl Node {
                 self.flush_to = self.flush_to.max(written);
             }
         }
-        if let Some((part, op)) = self.log.poll(self.now) {
-            self.log_began = self.now;
-            self.io(Purpose::Log, part, op);
+        while let Some((io, part, op)) = self.log.poll(self.now) {
+            self.io(Purpose::Log { io }, part, op);
         }
         self.poll_unwind();
         self.poll_store();
@@ -341,7 +341,8 @@ impl Node {
         // Past that time it waits for what others say, which is an event.
         let waits = self.may_resume && self.operation.is_none() && self.now < self.resume_at;
         let resume = waits.then_some(self.resume_at);
-        [links, log, store, reclaim, resume].into_iter().flatten().min()
+        let feed = self.feed_deadline();
+        [links, log, store, reclaim, resume, feed].into_iter().flatten().min()
     }
 
     /// Whether the driver should go on reading from clients.
@@ -429,17 +430,18 @@ impl Node {
         // The driver answers each I/O once; an answer to nothing is its bug.
         let purpose = self.purposes.remove(&id).expect("an I/O that was asked for");
         match purpose {
-            Purpose::Log => {
-                self.log_took(self.now.since_us(self.log_began));
-                self.log.done(result.map(|_| ()).map_err(|e| e.errno));
-                if let Some(errno) = self.log.failed() {
+            Purpose::Log { io } => {
+                let failed_before = self.log.failed().is_some();
+                let began = self.log.done(io, result.map(|_| ()).map_err(|e| e.errno));
+                self.log_took(self.now.since_us(began));
+                if let Some(errno) = self.log.failed().filter(|_| !failed_before) {
                     self.storage_failed("log", errno);
                 }
             }
             Purpose::Super => self.superblock_written(result),
             Purpose::Read { read, slot } => self.read_done(read, slot, result),
             Purpose::Map { map } => self.map_read(map, result),
-            Purpose::ApplyWrite => self.apply_written(result),
+            Purpose::ApplyWrite { bytes } => self.apply_written(bytes, result),
             Purpose::ApplyFlush => self.apply_flushed(result),
             Purpose::Feed { peer, session, from, place } => self.feed_read(peer, session, from, place, result),
             Purpose::Verify { job, part } => self.verify_read(job, part, result),

@@ -75,7 +75,7 @@ pub(super) fn verdict(passive: &Hello, hello: &Hello) -> Result<(Plan, String), 
     if let Some(gap) = &passive.gap {
         let text = match gap.since > fork {
             true if gap.rollback.is_none() => format!(
-                "{orphans} record(s) after {} are orphans, and the resync under way has overwritten them: it begins anew from {active}",
+                "{orphans} record(s) after {} are orphans, of which this replica holds no image that could be set aside: its resync begins anew from {active}",
                 fork.0
             ),
             true => format!(
