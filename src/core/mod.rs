@@ -40,6 +40,7 @@ pub mod overlay;
 pub mod peer;
 pub mod progress;
 pub mod recovery;
+pub mod register;
 mod resync_source;
 mod resync_target;
 mod room;
