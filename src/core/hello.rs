@@ -14,7 +14,7 @@ pub const LZ4: &str = "lz4";
 pub const FEATURES: [&str; 1] = [LZ4];
 
 /// Who is active and who is in sync: the register of the keeper (C9 for `alone`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Charter {
     /// Founded anew by a forced promotion: (number, random id) (C8). (0, 0) is a charter that was never founded.
     pub generation: (u64, u128),
@@ -32,7 +32,7 @@ pub struct Charter {
 }
 
 /// A member of the in-sync set (C1).
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Member {
     pub node: String,
     pub incarnation: Incarnation,

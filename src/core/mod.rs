@@ -44,6 +44,7 @@ mod pace_tests;
 pub mod peer;
 pub mod progress;
 pub mod recovery;
+pub mod register;
 mod resync_source;
 mod resync_target;
 mod room;
