@@ -4,6 +4,7 @@ use super::api::*;
 use super::node::{Node, Purpose};
 use super::overlay::{Content, Piece};
 use super::superblock::Then;
+use super::trouble::RETRY_MS;
 use super::types::*;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -11,8 +12,6 @@ use std::collections::{BTreeSet, VecDeque};
 const PARALLEL: u64 = 32;
 /// The fewest: applying then takes little of the disk from the log, for which clients wait.
 const PARALLEL_AT_EASE: u64 = 2;
-/// After a failed round, the pause before it is written again, in ms.
-const RETRY_MS: u64 = 1000;
 
 /// How far the store is.
 #[derive(Debug)]
@@ -105,14 +104,26 @@ impl Node {
         again || since_ms >= self.cfg.apply_ms || self.apply_parallel() == PARALLEL
     }
 
+    /// What is accepted and not applied yet, and how much of it there may be: as memory, and as what it can take of this ring. A ring must
+    /// be able to hold all that is not committed (S1), with its headers, padding, and what is left free at the end of a lap.
+    fn held(&self) -> [(u64, u64); 2] {
+        let ring = self.log.size();
+        [(self.overlay.memory(), self.cfg.memory.min(ring / 4)), (self.overlay.ring_bytes(), ring / 2)]
+    }
+
+    /// Whether another record may be accepted.
+    pub(super) fn has_room(&self) -> bool {
+        self.held().iter().all(|(used, of)| used < of)
+    }
+
     /// How many store writes may be in flight: the more, the fuller memory and ring are.
     fn apply_parallel(&self) -> u64 {
         if self.clients.waiting_for_room() > 0 || self.has_deferred() || self.settling() {
             return PARALLEL;
         }
         let share = |used: u64, of: u64| used.saturating_mul(2 * PARALLEL) / of.max(1);
-        let memory = share(self.overlay.memory(), self.cfg.memory.min(self.log.size() / 4));
-        memory.max(share(self.log.used(), self.log.size())).clamp(PARALLEL_AT_EASE, PARALLEL)
+        let unapplied = self.held().map(|(used, of)| share(used, of)).into_iter().max();
+        share(self.log.used(), self.log.size()).max(unapplied.unwrap_or(0)).clamp(PARALLEL_AT_EASE, PARALLEL)
     }
 
     pub(super) fn store_deadline(&self) -> Option<Time> {
