@@ -155,13 +155,10 @@ impl Node {
         }
         while self.has_room() {
             let Some((req, op, since)) = self.clients.pending.pop_front() else { break };
-            self.accept(req, op, since);
+            if let Some(rest) = self.accept(req, op, since) {
+                self.clients.pending.push_front((req, rest, since));
+            }
         }
-    }
-
-    /// Memory for unapplied payloads, and a ring that can hold them with their headers.
-    fn has_room(&self) -> bool {
-        self.overlay.memory() < self.cfg.memory.min(self.log.size() / 4)
     }
 
     fn check_range(&self, op: &ClientOp) -> Result<(), ClientError> {
@@ -184,12 +181,16 @@ impl Node {
         Ok(())
     }
 
-    fn accept(&mut self, req: ReqId, op: ClientOp, since: Time) {
+    /// Takes in one record, and gives back what is left of a write that is longer: a ring need not have room for all of it at once.
+    fn accept(&mut self, req: ReqId, op: ClientOp, since: Time) -> Option<ClientOp> {
         let (volume, fua) = match op {
             ClientOp::Write { volume, offset, payload, fua } => {
-                for at in (0..payload.len()).step_by(MAX_RECORD_BYTES as usize) {
-                    let piece = payload.slice(at, (payload.len() - at).min(MAX_RECORD_BYTES as usize));
-                    self.append(volume, Kind::Write, offset + at as u64, piece.len() as u64, piece);
+                let length = payload.len().min(MAX_RECORD_BYTES as usize);
+                self.append(volume, Kind::Write, offset, length as u64, payload.slice(0, length));
+                if length < payload.len() {
+                    let (offset, payload) = (offset + length as u64, payload.slice(length, payload.len() - length));
+                    self.clients.newest[volume.0 as usize] = self.log.end();
+                    return Some(ClientOp::Write { volume, offset, payload, fua });
                 }
                 (volume, fua)
             }
@@ -202,7 +203,7 @@ impl Node {
                 self.append(volume, Kind::Discard, offset, length, Payload::empty());
                 (volume, fua)
             }
-            ClientOp::Read { .. } | ClientOp::Flush { .. } | ClientOp::Extents { .. } => return,
+            ClientOp::Read { .. } | ClientOp::Flush { .. } | ClientOp::Extents { .. } => return None,
         };
         let last = self.log.end();
         self.clients.newest[volume.0 as usize] = last;
@@ -216,6 +217,7 @@ impl Node {
             }
             self.clients.writes.push_back((last, req, since));
         }
+        None
     }
 
     fn append(&mut self, volume: VolumeId, kind: Kind, offset: u64, length: u64, payload: Payload) {

@@ -76,7 +76,8 @@ pub struct Gap {
     pub overwritten_in: Option<TermId>,
 }
 
-/// First message of both sides of a session.
+/// First message of both sides of a session. In every version of the protocol it begins with that version, the resource and the node: so
+/// that whoever speaks another one can be told so by name.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Hello {
     pub protocol: u32,
@@ -112,6 +113,32 @@ pub struct Hello {
 }
 
 impl Hello {
+    /// What can be known of one that speaks another protocol: nothing else of what it says is understood.
+    pub fn unintelligible(protocol: u32, resource: String, node: String) -> Hello {
+        Hello {
+            protocol,
+            resource,
+            node,
+            incarnation: Incarnation(0),
+            role: Role::Passive,
+            volumes: Vec::new(),
+            block: 0,
+            lineage: Vec::new(),
+            zero: false,
+            received: Lsn(0),
+            durable: Lsn(0),
+            committed: Lsn(0),
+            applied: Lsn(0),
+            log_from: Lsn(0),
+            charter: Charter::default(),
+            promoting: false,
+            gap: None,
+            features: Vec::new(),
+            settings: Vec::new(),
+            probe: false,
+        }
+    }
+
     /// What its file says of a setting that all should have alike.
     pub fn setting(&self, key: &str) -> Option<&str> {
         self.settings.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())

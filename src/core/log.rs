@@ -321,15 +321,23 @@ impl Log {
         self.index.units()
     }
 
+    /// From where all records past `lsn`, which is written, can be read: the batch of the first, or one before it, or the chain's end.
+    pub fn behind(&self, lsn: Lsn) -> ScanStart {
+        self.index.start_of(lsn.next()).unwrap_or_else(|| self.chain_end())
+    }
+
+    /// Where what is written ends.
+    fn chain_end(&self) -> ScanStart {
+        match self.flights.entries().next() {
+            Some(entry) => entry.start,
+            None => ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.written.next() },
+        }
+    }
+
     /// Drops the oldest unit. Its space is reusable once `tail()` is durable in a superblock.
     pub fn drop_oldest(&mut self) {
         self.index.drop_front();
-        let chain = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.end.next() };
-        self.tail = match (self.index.front(), self.flights.entries().next()) {
-            (Some(start), _) => start,
-            (None, Some(entry)) => entry.start,
-            (None, None) => ScanStart { first: self.written.next(), ..chain },
-        };
+        self.tail = self.index.front().unwrap_or_else(|| self.chain_end());
     }
 
     /// Bytes from the tail to where the next batch will stand.

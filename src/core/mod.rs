@@ -10,6 +10,7 @@ mod charter_tests;
 mod client;
 mod command;
 pub mod config;
+mod damage;
 pub mod dirty;
 pub mod disk;
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::api::*;
 use super::node::{Node, Purpose};
 use super::overlay::{Content, Piece};
 use super::superblock::Then;
+use super::trouble::RETRY_MS;
 use super::types::*;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -13,8 +14,6 @@ const PARALLEL: u64 = 32;
 const PARALLEL_AT_EASE: u64 = 2;
 /// What each of them stands for in bytes. Long ones fill the disk's queue, and the log's next write waits behind all that is in it.
 const PARALLEL_BYTES: u64 = 128 << 10;
-/// After a failed round, the pause before it is written again, in ms.
-const RETRY_MS: u64 = 1000;
 
 /// How far the store is.
 #[derive(Debug)]
@@ -113,6 +112,18 @@ impl Node {
         waited || self.store.may_hold > self.store.applied || self.apply_parallel() > PARALLEL_AT_EASE
     }
 
+    /// What is accepted and not applied yet, and how much of it there may be: as memory, and as what it can take of this ring. A ring must
+    /// be able to hold all that is not committed (S1), with its headers, padding, and what is left free at the end of a lap.
+    fn held(&self) -> [(u64, u64); 2] {
+        let ring = self.log.size();
+        [(self.overlay.memory(), self.cfg.memory.min(ring / 4)), (self.overlay.ring_bytes(), ring / 2)]
+    }
+
+    /// Whether another record may be accepted.
+    pub(super) fn has_room(&self) -> bool {
+        self.held().iter().all(|(used, of)| used < of)
+    }
+
     /// How many store writes may be in flight: the more, the fuller memory and ring are past their half. A burst that is shorter has the disk
     /// for itself.
     fn apply_parallel(&self) -> u64 {
@@ -120,8 +131,8 @@ impl Node {
             return PARALLEL;
         }
         let share = |used: u64, of: u64| used.saturating_sub(of / 2).saturating_mul(2 * PARALLEL) / of.max(1);
-        let memory = share(self.overlay.memory(), self.cfg.memory.min(self.log.size() / 4));
-        memory.max(share(self.log.used(), self.log.size())).clamp(PARALLEL_AT_EASE, PARALLEL)
+        let unapplied = self.held().map(|(used, of)| share(used, of)).into_iter().max();
+        share(self.log.used(), self.log.size()).max(unapplied.unwrap_or(0)).clamp(PARALLEL_AT_EASE, PARALLEL)
     }
 
     pub(super) fn store_deadline(&self) -> Option<Time> {

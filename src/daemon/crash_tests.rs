@@ -14,6 +14,7 @@ use crate::core::{IoId, IoOp, Lsn, NodeConfig, Part, Term, VolumeId, VolumeSpec}
 use crate::sim::disk::{DiskMood, SimDisk};
 use crate::sim::invariants::alone::{Outcome, bring_up, check_image};
 use crate::sim::rng::Rng;
+use crate::sim::rot::rot_log;
 use crate::sim::truth::{Geometry, Pos, Span, Truth, fill};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -209,6 +210,10 @@ fn cut(
                 true => disk.power_cut(&mut rng),
                 false => disk.process_crash(&mut rng),
             }
+            let rotten = rng.per_mille(200);
+            if rotten {
+                rot_log(&mut disk, &mut rng);
+            }
             in_gap |= disk.size(Part::History) > 0;
             // What a passive has only received is gone with its process.
             let owed = if power || settings.node.me.0 != 0 { replayed.durable } else { replayed.done };
@@ -218,9 +223,10 @@ fn cut(
             match bring_up::<Node>(config, disk, rng.fork()).unwrap_or_else(|v| panic!("{what}: {v}")) {
                 Outcome::Serves { lineage, at, blocks } => {
                     let least: Vec<Pos> =
-                        (owed > 0).then_some(Pos { term: term.id, lsn: Lsn(owed) }).into_iter().collect();
+                        (owed > 0 && !rotten).then_some(Pos { term: term.id, lsn: Lsn(owed) }).into_iter().collect();
                     check_image(&lineage, at, &blocks, &least, truth).unwrap_or_else(|v| panic!("{what}: {v}"));
                 }
+                Outcome::Refused(why) if rotten && why.contains("holds no valid image") => {}
                 Outcome::Refused(why) => panic!("{what}: it refused to serve: {why}"),
             }
             looked += 1;

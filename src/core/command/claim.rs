@@ -94,6 +94,7 @@ impl Node {
         }
         self.lineage = before.lineage;
         self.pledge = before.pledge;
+        self.lost = before.lost;
         self.persist(Then::Nothing);
     }
 
