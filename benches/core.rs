@@ -153,7 +153,7 @@ fn log(c: &mut Criterion) {
                 for batch in records.chunks(BATCH) {
                     batch.iter().for_each(|r| log.push(r.clone(), TERM));
                     log.want_durable(log.end());
-                    let (io, _, _) = black_box(log.poll(Time(1))).expect("a batch is due");
+                    let (io, ..) = black_box(log.poll(Time(1))).expect("a batch is due");
                     log.done(io, Ok(()));
                 }
                 log

@@ -242,7 +242,8 @@ fn every_crash_of_a_daemon_leaves_a_prefix_with_all_that_was_promised() {
     for settings in &mut both {
         settings.node.volumes = vec![VolumeSpec { name: "disk0".into(), size: BLOCKS * BLOCK }];
         settings.stores.truncate(1);
-        (settings.node.stall_ms, settings.node.heartbeat_ms) = (200, 20);
+        // Whoever is dropped because the machine is busy owes nothing, and the recording does not tell.
+        (settings.node.stall_ms, settings.node.heartbeat_ms) = (5000, 20);
         (settings.node.flush_ms, settings.node.apply_ms) = (5, 10);
     }
     both.iter().for_each(|s| create(s, false).unwrap());
