@@ -153,8 +153,8 @@ fn log(c: &mut Criterion) {
                 for batch in records.chunks(BATCH) {
                     batch.iter().for_each(|r| log.push(r.clone(), TERM));
                     log.want_durable(log.end());
-                    black_box(log.poll(Time(1))).expect("a batch is due");
-                    log.done(Ok(()));
+                    let (io, ..) = black_box(log.poll(Time(1))).expect("a batch is due");
+                    log.done(io, Ok(()));
                 }
                 log
             },

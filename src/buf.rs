@@ -3,9 +3,13 @@
 //!
 //! A [`BufMut`] is filled by its one owner, then frozen into a [`Payload`], which is cheap to clone and to
 //! slice and can no longer be changed. Memory comes from a small per-thread pool. All `unsafe` of the
-//! allocation stands in this module.
+//! allocation stands in this module and in `arena`.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+mod ahead;
+mod arena;
+
+use ahead::Ahead;
+use arena::{HUGE_PAGE, Mapping};
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -23,28 +27,31 @@ const ARENA_BYTES: usize = 512 << 10;
 /// Memory that a thread keeps for reuse once it was used, unless [`keep_at_most`] says otherwise.
 const KEEP_BYTES: usize = 32 << 20;
 
+/// Who keeps so much cuts its buffers out of huge pages.
+const HUGE_FROM: usize = 64 << 20;
+
+/// Who uses so much of it will use the rest.
+const AHEAD_FROM: usize = 16 << 20;
+
 /// Memory from the system. Freed with the last buffer that was cut out of it.
 struct Arena {
     ptr: NonNull<u8>,
-    layout: Layout,
+    /// None once it is being dropped.
+    mapping: Option<Mapping>,
 }
 
 impl Arena {
-    fn new(bytes: usize) -> Rc<Arena> {
-        // Cannot fail: ALIGN is a power of two, and the lengths that callers ask for are far below isize::MAX.
-        let layout = Layout::from_size_align(bytes, ALIGN).expect("buffer length fits the address space");
-        // SAFETY: the layout has a non-zero size: no buffer is shorter than ALIGN.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        Rc::new(Arena { ptr: NonNull::new(ptr).unwrap_or_else(|| handle_alloc_error(layout)), layout })
+    fn new(mapping: Mapping) -> Rc<Arena> {
+        Rc::new(Arena { ptr: mapping.ptr(), mapping: Some(mapping) })
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
         // At thread end the pool may be gone, and with it its account.
-        let _ = POOL.try_with(|pool| pool.taken.set(pool.taken.get() - self.layout.size()));
-        // SAFETY: `ptr` came from `alloc_zeroed` with this very layout. Every `Raw` in it held the `Rc`, so none is left.
-        unsafe { dealloc(self.ptr.as_ptr(), self.layout) }
+        if let Some(mapping) = self.mapping.take() {
+            let _ = POOL.try_with(|pool| pool.take_back(mapping));
+        }
     }
 }
 
@@ -52,13 +59,23 @@ impl Drop for Arena {
 /// page faults, clearing, and for long ones a mapping made and removed.
 struct Pool {
     free: RefCell<[Vec<Raw>; CLASSES.len()]>,
-    /// Bytes in arenas, free or not.
+    /// Huge pages of which nothing is in use. The system would clear each before it gave it out again.
+    spare: RefCell<Vec<Mapping>>,
+    /// Huge pages on their way, once they are worth it.
+    ahead: RefCell<Option<Ahead>>,
+    /// Bytes in arenas and spare ones.
     taken: Cell<usize>,
     keep: Cell<usize>,
 }
 
 thread_local! {
-    static POOL: Pool = Pool { free: RefCell::default(), taken: Cell::new(0), keep: Cell::new(KEEP_BYTES) };
+    static POOL: Pool = Pool {
+        free: RefCell::default(),
+        spare: RefCell::default(),
+        ahead: RefCell::default(),
+        taken: Cell::new(0),
+        keep: Cell::new(KEEP_BYTES),
+    };
 }
 
 /// This thread gives freed buffers back to the system where it would otherwise hold more than `bytes` in buffers.
@@ -99,27 +116,64 @@ impl Raw {
 impl Pool {
     fn refill(&self, class: usize) -> Raw {
         let capacity = CLASSES[class] * ALIGN;
-        let (one, mut others) = self.cut_arena(capacity, (ARENA_BYTES / capacity).max(1));
+        let bytes = if self.keep.get() >= HUGE_FROM { HUGE_PAGE } else { ARENA_BYTES };
+        let (one, mut others) = self.cut_arena(capacity, (bytes / capacity).max(1));
         self.free.borrow_mut()[class].append(&mut others);
         one
     }
 
     /// `count` buffers out of a new arena, at least one.
     fn cut_arena(&self, capacity: usize, count: usize) -> (Raw, Vec<Raw>) {
-        let bytes = capacity * count;
-        if self.taken.get() + bytes > self.keep.get() {
-            // Lengths have changed: what is kept for others makes room. Taken out first, as arenas look at the pool when they go.
-            let unused = std::mem::take(&mut *self.free.borrow_mut());
-            drop(unused);
-        }
-        self.taken.set(self.taken.get() + bytes);
-        let arena = Arena::new(bytes);
+        // Twelve of 160 KiB do not fill a huge page; it is one all the same.
+        let bytes = match capacity * count {
+            n if count > 1 && self.keep.get() >= HUGE_FROM => n.next_multiple_of(HUGE_PAGE),
+            n => n,
+        };
+        let arena = Arena::new(self.mapping(bytes));
         let cut = |i: usize| {
             // SAFETY: `i` is 0 or below `count`, which is at least 1, so that the piece lies inside the arena's `capacity * count` bytes.
             let ptr = unsafe { arena.ptr.add(i * capacity) };
             Raw { ptr, capacity, _arena: arena.clone() }
         };
         (cut(0), (1..count).map(cut).collect())
+    }
+
+    fn mapping(&self, bytes: usize) -> Mapping {
+        let full = self.taken.get() + bytes > self.keep.get();
+        if full && self.spare.borrow().is_empty() {
+            // Lengths have changed: what is kept for others makes room. Taken out first, as arenas look at the pool when they go.
+            let unused = std::mem::take(&mut *self.free.borrow_mut());
+            drop(unused);
+        }
+        if bytes == HUGE_PAGE
+            && let Some(spare) = self.spare.borrow_mut().pop()
+        {
+            return spare;
+        }
+        if full {
+            let spare = std::mem::take(&mut *self.spare.borrow_mut());
+            self.taken.set(self.taken.get() - spare.len() * HUGE_PAGE);
+            *self.ahead.borrow_mut() = None;
+        }
+        let new = self.made_ahead(bytes).unwrap_or_else(|| Mapping::new(bytes));
+        let before = self.taken.replace(self.taken.get() + new.bytes());
+        if bytes == HUGE_PAGE && (before..self.taken.get()).contains(&AHEAD_FROM) {
+            *self.ahead.borrow_mut() = Ahead::start((self.keep.get() - AHEAD_FROM) / HUGE_PAGE);
+        }
+        new
+    }
+
+    fn made_ahead(&self, bytes: usize) -> Option<Mapping> {
+        self.ahead.borrow().as_ref().filter(|_| bytes == HUGE_PAGE)?.take()
+    }
+
+    /// Nothing of it is in use any more.
+    fn take_back(&self, mapping: Mapping) {
+        if mapping.bytes() == HUGE_PAGE && self.taken.get() <= self.keep.get() {
+            self.spare.borrow_mut().push(mapping);
+        } else {
+            self.taken.set(self.taken.get() - mapping.bytes());
+        }
     }
 
     fn give_back(&self, raw: Raw) {
@@ -315,6 +369,21 @@ mod tests {
         // Another length takes the place of what is kept.
         let held: Vec<BufMut> = (0..1024).map(|_| BufMut::uninit(4096)).collect();
         assert!(taken() <= (4 << 20) + ARENA_BYTES, "{} bytes for 4 MiB", taken());
+        drop(held);
+    }
+
+    #[test]
+    fn a_huge_page_serves_another_length_once_nothing_of_it_is_in_use() {
+        keep_at_most(HUGE_FROM);
+        let of_length = |bytes: usize| (0..HUGE_FROM / bytes).map(|_| BufMut::uninit(bytes)).collect::<Vec<_>>();
+        let inside =
+            |places: &[usize], buf: &BufMut| places.iter().any(|p| (buf.as_ptr() as usize) & !(HUGE_PAGE - 1) == *p);
+        let held = of_length(256 << 10);
+        let places: Vec<usize> = held.iter().map(|b| (b.as_ptr() as usize) & !(HUGE_PAGE - 1)).collect();
+        drop(held);
+        let held = of_length(4096);
+        assert!(held.iter().all(|b| inside(&places, b)), "memory that is there already");
+        assert_eq!(taken(), HUGE_FROM);
         drop(held);
     }
 

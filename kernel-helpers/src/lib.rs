@@ -11,14 +11,22 @@
 //! | [`ublk`] | devices whose requests come over io_uring |
 //! | [`nbd`] | the kernel as a client of NBD |
 //! | [`users`] | who uses a device |
+//! | [`mounting`], [`holders`] | mounts, and ending whoever holds one |
+//! | [`address`], [`announce`] | addresses of interfaces, and telling the link of them |
+//! | [`watchdog`] | a device that resets the machine |
 //! | [`memory`] | a process that must not wait for its own device |
 //! | [`probe`] | what a kernel offers |
 
+pub mod address;
+pub mod announce;
 pub mod front;
 pub mod fuse;
+pub mod holders;
 pub mod loopdev;
 pub mod memory;
+pub mod mounting;
 pub mod nbd;
 pub mod probe;
 pub mod ublk;
 pub mod users;
+pub mod watchdog;

@@ -260,6 +260,32 @@ Examples:
         #[arg(long)]
         json: bool,
     },
+    /// Try the handoff of an active node again
+    ///
+    /// A node whose mount, address or service failed, and which no other node could relieve, stays active with nothing above its
+    /// device. When what was wrong is mended, this goes up again: check, mount, address, service.
+    #[command(after_help = "Example:\n  understudy retry data.toml --node alpha")]
+    Retry {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show earlier handoffs of a node, phase by phase
+    ///
+    /// Reads the node's own record, whether its daemon runs or not.
+    #[command(after_help = "\
+Examples:
+  understudy history data.toml --node alpha
+  understudy history data.toml --node alpha --json | jq -r 'select(.failed) | .time + \" \" + .failed'")]
+    History {
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON, one object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// One task of a handoff; started by the daemon
+    #[command(hide = true)]
+    HandoffTask { work: String },
     /// The process that a device belongs to; started by the daemon and by `attach`
     #[command(hide = true)]
     DeviceHelper {

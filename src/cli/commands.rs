@@ -1,7 +1,9 @@
 //! What each command does.
 
 use super::args::{Cli, Command, Target};
-use super::{Look, completions, daemon_calls, devices, events, forecast, in_words, log, salvage, status, verify};
+use super::{
+    Look, completions, daemon_calls, devices, events, forecast, handoff, in_words, log, salvage, status, verify,
+};
 use crate::config::{self, Config, Settings};
 use crate::control::{Client, ControlError};
 use crate::core::{Command as CoreCommand, Mode};
@@ -47,6 +49,12 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
             let text = Node::find(&target)?.connect()?.stop()?;
             Ok(writeln!(out, "{text}")?)
         }
+        Command::Retry { target } => {
+            let text = in_words_of(Node::find(&target)?.connect()?.retry()?);
+            Ok(writeln!(out, "{text}")?)
+        }
+        Command::History { target, json } => handoff::history(&target, json, out),
+        Command::HandoffTask { work } => handoff::perform(&work, out),
         Command::Attach { target, volume, follow, read_only } => {
             devices::attach(&target, &volume, follow, read_only, out)
         }

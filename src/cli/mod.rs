@@ -10,6 +10,7 @@ mod daemon_calls;
 mod devices;
 pub(crate) mod events;
 mod forecast;
+mod handoff;
 mod log;
 mod salvage;
 mod status;

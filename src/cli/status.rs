@@ -34,6 +34,7 @@ pub fn render(status: &Value, colours: bool) -> String {
     for (peer, why) in reasons(status) {
         text.push_str(&format!("{peer}: {why}\n"));
     }
+    text.push_str(&super::handoff::render(status, colours));
     let latency = latency(status);
     if latency.len() > 1 {
         text.push('\n');
@@ -58,6 +59,11 @@ pub fn plain(text: &str) -> String {
         }
     }
     harmless
+}
+
+/// Milliseconds as people read them.
+pub(super) fn duration_ms(ms: u64) -> String {
+    if ms < 1000 { format!("{ms} ms") } else { format!("{}.{} s", ms / 1000, ms % 1000 / 100) }
 }
 
 pub(super) fn word(value: &Value) -> String {

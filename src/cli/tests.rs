@@ -338,6 +338,10 @@ impl Backend for Fake {
         receiver
     }
 
+    fn retry(&self) -> Result<Value, String> {
+        Ok("tried again".into())
+    }
+
     fn stop(&self) {}
 }
 

@@ -108,6 +108,34 @@ pub enum Problem {
     SocketPathTooLong { length: usize },
     #[error("is also used by {other}: each needs its own")]
     Duplicate { other: String },
+    #[error("asks for nothing: give it a mount, an address or a service, or leave it out")]
+    EmptyHandoff,
+    #[error("names no volume of this file; its volumes are {}", known.join(", "))]
+    NoSuchVolume { known: Vec<String> },
+    #[error(
+        "has no device on {node}, and only a device can be mounted: add device = \"auto\" to the volume or the node"
+    )]
+    NoDevice { node: String },
+    #[error("is not a folder that can be mounted on: write an absolute path without .., such as \"/srv/data\"")]
+    BadMountPoint,
+    #[error("is not a file system: write its type as the kernel calls it, such as \"ext4\" or \"xfs\"")]
+    BadFileSystem,
+    #[error("is not an address with the length of its network's prefix, such as \"10.0.0.10/24\" or \"fd00::10/64\"")]
+    BadNetwork,
+    #[error("cannot move between nodes: write an address of their network that no machine has by itself")]
+    NotToMove,
+    #[error("is {node}'s own: the service needs an address that no machine has by itself")]
+    NodesOwn { node: String },
+    #[error("is not the name of an interface: 1 to 15 characters without blanks, such as \"eth0\"")]
+    BadInterface,
+    #[error("is not the name of a unit, such as \"postgresql@15-main.service\"")]
+    BadUnit,
+    #[error("must have either unit, or start and stop")]
+    UnitAndCommands,
+    #[error("is no command: write what a shell is to run, such as \"pg_isready\"")]
+    NoCommand,
+    #[error("checks nothing, since there is no service: add one, or leave the check out")]
+    CheckOfNothing,
     #[error("a resource has at most {most} of these, and the file has {found}")]
     TooMany { most: usize, found: usize },
 }

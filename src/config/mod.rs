@@ -6,6 +6,7 @@
 
 mod address;
 mod error;
+mod handoff;
 mod parse;
 mod reader;
 mod settings;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use address::NbdListen;
 pub use error::{ConfigError, Problem};
+pub use handoff::{Address, Handoff, Mount, Service};
 pub use parse::parse;
 pub use settings::{PeerSettings, Settings, host_name};
 pub use size::{SizeError, parse_size, show_size};
@@ -38,6 +40,8 @@ pub struct Config {
     pub volumes: Vec<Volume>,
     /// Sorted by name; 1 to 16.
     pub nodes: Vec<Node>,
+    /// What an active node does above its device.
+    pub handoff: Option<Handoff>,
 }
 
 /// `[resource]`

@@ -2,6 +2,7 @@
 
 use super::address::{NbdListen, check_socket_path, nbd_listen, peer_address, same_machine};
 use super::error::{ConfigError, Problem};
+use super::handoff::handoff;
 use super::reader::{Place, Source, Table, Value};
 use super::size::show_size;
 use super::{Config, DeviceKind, Node, Resource, StoreIo, Volume};
@@ -46,7 +47,7 @@ const APPLY_MS: RangeInclusive<u64> = 1..=600_000;
 const DEVICE_WAIT_MS: RangeInclusive<u64> = 1000..=86_400_000;
 const DEVICE_WAIT_MS_DEFAULT: u64 = 600_000;
 
-const TOP_FIELDS: [&str; 3] = ["resource", "volume", "node"];
+const TOP_FIELDS: [&str; 4] = ["resource", "volume", "node", "handoff"];
 const RESOURCE_FIELDS: [&str; 17] = [
     "name",
     "mode",
@@ -105,7 +106,8 @@ pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         volumes: &volumes,
     };
     let nodes = nodes(file, &root, &defaults)?;
-    Ok(Config { file: file.to_owned(), resource, volumes, nodes })
+    let handoff = handoff(file, &root, &volumes, &nodes)?;
+    Ok(Config { file: file.to_owned(), resource, volumes, nodes, handoff })
 }
 
 fn name_is_good(name: &str) -> bool {

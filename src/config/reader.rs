@@ -210,6 +210,15 @@ impl<'a> Value<'a> {
         self.unsigned().filter(|n| allowed.contains(n))
     }
 
+    /// A whole number within `range`.
+    pub fn number(&self, range: RangeInclusive<u64>, example: &'static str) -> Result<u64, ConfigError> {
+        if !self.value.get_ref().is_integer() {
+            return Err(self.wrong_type("a whole number", example));
+        }
+        let out_of_range = Problem::OutOfRange { least: range.start().to_string(), most: range.end().to_string() };
+        self.unsigned().filter(|n| range.contains(n)).ok_or_else(|| self.problem(out_of_range))
+    }
+
     /// A whole number of milliseconds within `range`.
     pub fn milliseconds(&self, range: RangeInclusive<u64>) -> Result<u64, ConfigError> {
         if !self.value.get_ref().is_integer() {

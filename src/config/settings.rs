@@ -3,7 +3,7 @@
 use super::address::NbdListen;
 use super::error::ConfigError;
 use super::suggest::nearest;
-use super::{Config, DeviceKind, Node, StoreIo};
+use super::{Config, DeviceKind, Handoff, Node, StoreIo};
 use crate::core::config::TABLES;
 use crate::core::{Incarnation, NodeConfig, NodeId, NodeSpec, VolumeSpec};
 use std::io;
@@ -44,6 +44,7 @@ pub struct Settings {
     pub devices: Vec<DeviceKind>,
     /// How long a device waits for a daemon that is gone.
     pub device_wait_ms: u64,
+    pub handoff: Option<Handoff>,
 }
 
 impl Settings {
@@ -69,6 +70,7 @@ impl Settings {
             control: node.control.clone(),
             devices: node.devices.clone(),
             device_wait_ms: config.resource.device_wait_ms,
+            handoff: config.handoff.clone(),
         })
     }
 }

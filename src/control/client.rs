@@ -43,6 +43,11 @@ impl Client {
         self.ask(&request, None)
     }
 
+    /// Tries the handoff again.
+    pub fn retry(&mut self) -> Result<Value, ControlError> {
+        self.ask(&json!({ "command": "retry" }), None)
+    }
+
     /// Ends the daemon.
     pub fn stop(&mut self) -> Result<String, ControlError> {
         self.ask(&json!({ "command": "stop" }), Some(AT_ONCE)).map(in_words)

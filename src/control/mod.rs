@@ -8,6 +8,7 @@
 //! | `{"command":"status"}` | `{"ok":true,"result":{…}}`, the object that `docs/status.md` describes |
 //! | `{"command":"promote","force":false,"off":[]}` and the other forms of [`crate::core::Command`] | `{"ok":true,"result":"in words"}`; an object where [`crate::core::Answer`] is one |
 //! | `{"command":"events"}` | `{"ok":true,"result":"events follow"}`, then one event a line until either side closes |
+//! | `{"command":"retry"}` | `{"ok":true,"result":"in words"}`: the handoff is tried again |
 //! | `{"command":"stop"}` | `{"ok":true,"result":"stopping"}`, then the daemon ends |
 //!
 //! What is refused is answered by `{"ok":false,"error":"in words"}`. `force`, `off`, `repair` and `dry_run` may be left out and then mean
@@ -40,6 +41,8 @@ pub trait Backend: Send + Sync + Clone + 'static {
     /// Events from now on, each a JSON object in one line. Ends when the daemon does. The receiver is dropped when
     /// its client is gone.
     fn subscribe(&self) -> mpsc::Receiver<String>;
+    /// Tries the handoff of an active node again.
+    fn retry(&self) -> Result<serde_json::Value, String>;
     /// Asks the daemon to end; returns at once.
     fn stop(&self);
 }

@@ -10,6 +10,7 @@ pub enum Request {
     Status,
     Events,
     Stop,
+    Retry,
     Core(Command),
 }
 
@@ -35,6 +36,7 @@ pub fn parse(line: &[u8]) -> Result<Request, RequestError> {
         "status" => Request::Status,
         "events" => Request::Events,
         "stop" => Request::Stop,
+        "retry" => Request::Retry,
         _ => Request::Core(core_command(fields.clone())?),
     };
     let known = match &request {

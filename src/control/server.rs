@@ -160,6 +160,10 @@ fn converse<B: Backend>(stream: UnixStream, stopping: &AtomicBool, backend: &B) 
                 Ok(result) => request::ok(result),
                 Err(reason) => request::refused(reason),
             },
+            Ok(Request::Retry) => match backend.retry() {
+                Ok(result) => request::ok(result),
+                Err(reason) => request::refused(reason),
+            },
             Ok(Request::Stop) => {
                 // Answered first: afterwards the process may be gone at any moment.
                 let _ = write_line(lines.stream(), &request::ok(json!("stopping")));

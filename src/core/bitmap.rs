@@ -5,6 +5,7 @@ use super::api::*;
 use super::dirty::DirtySet;
 use super::node::{Node, Purpose};
 use super::runs::piece_record;
+use super::trouble::{RETRY_MS, is_no_room};
 use super::types::*;
 use crate::buf::Payload;
 use crate::format::batch::{self, BatchFields, TermRef};
@@ -122,6 +123,15 @@ fn as_records(set: &DirtySet) -> Vec<Record> {
     set.pieces().map(|piece| piece_record(&piece)).collect()
 }
 
+/// A write to a list.
+#[derive(Clone, Debug)]
+pub(super) struct ListWrite {
+    peer: NodeId,
+    half: u8,
+    offset: u64,
+    bufs: Vec<Payload>,
+}
+
 /// Batches on their way out of the ring.
 #[derive(Debug, Default)]
 pub struct Reclaim {
@@ -129,12 +139,22 @@ pub struct Reclaim {
     up_to: Option<Lsn>,
     writing: usize,
     failed: bool,
+    /// Writes that found no room, to be done again at a time.
+    again: Vec<ListWrite>,
+    again_at: Time,
     /// The newest record that could not be read back, and when that was found.
     lost: Option<(Lsn, Time)>,
     /// No part of the ring up to here is of use: it goes as soon as it may.
     useless: Option<Lsn>,
     /// A record whose read has failed once.
     doubtful: Option<Lsn>,
+}
+
+impl Reclaim {
+    /// Recovery found this record and older ones to be in the ring no more.
+    pub fn without(lost: Option<Lsn>, now: Time) -> Reclaim {
+        Reclaim { lost: lost.map(|lsn| (lsn, now)), ..Reclaim::default() }
+    }
 }
 
 impl Node {
@@ -154,6 +174,17 @@ impl Node {
     /// Lists are on their way, behind which room is made.
     pub(super) fn is_reclaiming(&self) -> bool {
         self.reclaim.writing > 0
+    }
+
+    /// Lists are not on disk yet: no other is begun, and nothing is dropped.
+    fn is_listing(&self) -> bool {
+        self.reclaim.writing > 0 || !self.reclaim.again.is_empty()
+    }
+
+    /// When what found no room is written again.
+    pub(super) fn reclaim_deadline(&self) -> Option<Time> {
+        (self.reclaim.writing == 0 && self.fault.is_none() && !self.reclaim.again.is_empty())
+            .then_some(self.reclaim.again_at)
     }
 
     /// A record that the ring should hold could not be read back. At the second time the medium has lost it: that costs reach, no
@@ -184,11 +215,16 @@ impl Node {
     /// Begins well before the ring is full, and frees enough for a while (L5). What cannot be read back goes at once: whoever
     /// needs it then gets the contents of what changed.
     pub(super) fn poll_reclaim(&mut self) {
+        if self.reclaim_deadline().is_some_and(|at| at <= self.now) {
+            for write in std::mem::take(&mut self.reclaim.again) {
+                self.write_list(write);
+            }
+        }
         let size = self.log.size();
         self.reclaim.useless = self.reclaim.useless.filter(|useless| *useless >= self.log.from());
         let useless = self.reclaim.useless;
         let is_time = self.log.held() > size / 2 || useless.is_some();
-        if self.reclaim.writing > 0 || self.reclaim.failed || self.fault.is_some() || !is_time {
+        if self.is_listing() || self.reclaim.failed || self.fault.is_some() || !is_time {
             return;
         }
         let checkpointed = self.superblock.checkpoint();
@@ -236,37 +272,47 @@ impl Node {
         self.missed_by(node, last, &changed);
         let (offset, bufs) = self.bitmaps[at].list(&changed, last);
         let half = self.bitmaps[at].half;
-        self.write_list(node, half, offset, bufs);
+        self.write_list(ListWrite { peer: node, half, offset, bufs });
         let list = self.bitmaps[at].list.address;
         if list > FOLD_BYTES && list > 2 * self.bitmaps[at].folded {
             let stream = self.draw_id();
             let bufs = self.bitmaps[at].fold(stream);
             let half = self.bitmaps[at].half;
-            self.write_list(node, half, 0, bufs);
+            self.write_list(ListWrite { peer: node, half, offset: 0, bufs });
         }
     }
 
-    fn write_list(&mut self, node: NodeId, half: u8, offset: u64, bufs: Vec<Payload>) {
-        if bufs.is_empty() {
+    fn write_list(&mut self, write: ListWrite) {
+        if write.bufs.is_empty() {
             return;
         }
         self.reclaim.writing += 1;
-        let part = Part::Bitmap { peer: node, half };
-        self.io(Purpose::Bitmap, part, IoOp::Write { offset, bufs, sync: true });
+        let part = Part::Bitmap { peer: write.peer, half: write.half };
+        let op = IoOp::Write { offset: write.offset, bufs: write.bufs.clone(), sync: true };
+        self.io(Purpose::Bitmap { write }, part, op);
     }
 
-    pub(super) fn bitmap_written(&mut self, result: Result<IoData, IoError>) {
+    /// Without the list nothing may be dropped (B1). A full disk has room again some time; until then the ring fills, and writes wait.
+    pub(super) fn bitmap_written(&mut self, write: ListWrite, result: Result<IoData, IoError>) {
         self.reclaim.writing -= 1;
-        if let Err(error) = result {
-            // Without the list nothing may be dropped (B1): the ring fills, and the active suspends.
-            self.reclaim.failed = true;
-            self.storage_failed("bitmap", error.errno);
+        match result {
+            Ok(_) if !self.is_listing() => self.part_works("bitmap"),
+            Ok(_) => {}
+            Err(IoError { errno }) if is_no_room(errno) => {
+                self.reclaim.again.push(write);
+                self.reclaim.again_at = self.now.plus_ms(RETRY_MS);
+                self.part_failed("bitmap", errno);
+            }
+            Err(IoError { errno }) => {
+                self.reclaim.failed = true;
+                self.storage_failed("bitmap", errno);
+            }
         }
         self.finish_reclaim();
     }
 
     fn finish_reclaim(&mut self) {
-        if self.reclaim.writing > 0 || self.reclaim.failed {
+        if self.is_listing() || self.reclaim.failed {
             return;
         }
         let Some(up_to) = self.reclaim.up_to.take() else { return };
@@ -286,6 +332,7 @@ impl Node {
 
     /// After a resync the past is another one: nobody's bits are known, and everyone starts from here.
     pub(super) fn forget_bitmaps(&mut self, position: Lsn) {
+        self.reclaim.again.clear();
         for node in self.cfg.peers() {
             let stream = self.draw_id();
             let half = self.bitmaps[node.0 as usize].half ^ 1;
@@ -298,7 +345,7 @@ impl Node {
     /// The peer holds everything up to `durable`: bits of records up to there are proven to be of no use (R3).
     pub(super) fn clear_bits(&mut self, node: NodeId, durable: Lsn) {
         let at = node.0 as usize;
-        if self.bitmaps[at].bits.is_empty() || durable < self.bitmaps[at].newest || self.reclaim.writing > 0 {
+        if self.bitmaps[at].bits.is_empty() || durable < self.bitmaps[at].newest || self.is_listing() {
             return;
         }
         let stream = self.draw_id();

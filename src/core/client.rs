@@ -8,9 +8,14 @@ use crate::buf::Payload;
 use crate::format::batch::MAX_RECORD_BYTES;
 use std::collections::{BTreeMap, VecDeque};
 
+/// So many flushes among the last eight requests that change or flush something: then a flush will most likely follow the next write too.
+const FLUSHES: u32 = 3;
+
 /// Requests under way.
 #[derive(Debug)]
 pub struct Clients {
+    /// The last eight writes and flushes, the newest lowest; a flush is 1.
+    habit: u8,
     /// Accepted plain writes, by their last record, in order, and when they came.
     writes: VecDeque<(Lsn, ReqId, Time)>,
     /// FUA writes and flushes, by the record that must be committed.
@@ -76,6 +81,7 @@ impl PendingMap {
 impl Clients {
     pub fn new(volumes: usize) -> Clients {
         Clients {
+            habit: 0,
             writes: VecDeque::new(),
             flushes: BTreeMap::new(),
             reads: BTreeMap::new(),
@@ -112,6 +118,14 @@ impl Clients {
         dropped
     }
 
+    fn note_habit(&mut self, flush: bool) {
+        self.habit = self.habit << 1 | u8::from(flush);
+    }
+
+    fn flush_will_follow(&self) -> bool {
+        self.habit.count_ones() >= FLUSHES
+    }
+
     /// The stores hold everything up to `applied`, whoever of the members lacks it.
     pub fn are_in_stores(&mut self, applied: Lsn) {
         self.in_stores = applied;
@@ -141,13 +155,10 @@ impl Node {
         }
         while self.has_room() {
             let Some((req, op, since)) = self.clients.pending.pop_front() else { break };
-            self.accept(req, op, since);
+            if let Some(rest) = self.accept(req, op, since) {
+                self.clients.pending.push_front((req, rest, since));
+            }
         }
-    }
-
-    /// Memory for unapplied payloads, and a ring that can hold them with their headers.
-    fn has_room(&self) -> bool {
-        self.overlay.memory() < self.cfg.memory.min(self.log.size() / 4)
     }
 
     fn check_range(&self, op: &ClientOp) -> Result<(), ClientError> {
@@ -170,12 +181,16 @@ impl Node {
         Ok(())
     }
 
-    fn accept(&mut self, req: ReqId, op: ClientOp, since: Time) {
+    /// Takes in one record, and gives back what is left of a write that is longer: a ring need not have room for all of it at once.
+    fn accept(&mut self, req: ReqId, op: ClientOp, since: Time) -> Option<ClientOp> {
         let (volume, fua) = match op {
             ClientOp::Write { volume, offset, payload, fua } => {
-                for at in (0..payload.len()).step_by(MAX_RECORD_BYTES as usize) {
-                    let piece = payload.slice(at, (payload.len() - at).min(MAX_RECORD_BYTES as usize));
-                    self.append(volume, Kind::Write, offset + at as u64, piece.len() as u64, piece);
+                let length = payload.len().min(MAX_RECORD_BYTES as usize);
+                self.append(volume, Kind::Write, offset, length as u64, payload.slice(0, length));
+                if length < payload.len() {
+                    let (offset, payload) = (offset + length as u64, payload.slice(length, payload.len() - length));
+                    self.clients.newest[volume.0 as usize] = self.log.end();
+                    return Some(ClientOp::Write { volume, offset, payload, fua });
                 }
                 (volume, fua)
             }
@@ -188,15 +203,21 @@ impl Node {
                 self.append(volume, Kind::Discard, offset, length, Payload::empty());
                 (volume, fua)
             }
-            ClientOp::Read { .. } | ClientOp::Flush { .. } | ClientOp::Extents { .. } => return,
+            ClientOp::Read { .. } | ClientOp::Flush { .. } | ClientOp::Extents { .. } => return None,
         };
         let last = self.log.end();
         self.clients.newest[volume.0 as usize] = last;
+        self.clients.note_habit(false);
         if fua || self.cfg.durable_write {
             self.wait_committed(last, Waiting { req, since, writes: true });
         } else {
+            if self.clients.flush_will_follow() {
+                // One stable write, here and on the peers, in place of a write and a flush; the flush then finds nothing to do.
+                self.want_committed(last);
+            }
             self.clients.writes.push_back((last, req, since));
         }
+        None
     }
 
     fn append(&mut self, volume: VolumeId, kind: Kind, offset: u64, length: u64, payload: Payload) {
@@ -213,22 +234,25 @@ impl Node {
         self.log.push(record, term);
     }
 
-    fn wait_committed(&mut self, lsn: Lsn, waiting: Waiting) {
+    /// Every node makes it durable as soon as can be.
+    fn want_committed(&mut self, lsn: Lsn) {
         self.flush_to = self.flush_to.max(lsn);
         self.log.want_durable(lsn);
+    }
+
+    fn wait_committed(&mut self, lsn: Lsn, waiting: Waiting) {
+        self.want_committed(lsn);
         self.clients.flushes.entry(lsn).or_default().push(waiting);
     }
 
     /// A flush waits for the last write of its volume that had completed when it came (S3), in an earlier term too: a client
     /// that comes back after a takeover flushes what it was told before.
     fn start_flush(&mut self, req: ReqId, volume: VolumeId) {
+        self.clients.note_habit(true);
         let completed = self.clients.completed.max(self.clients.opened_at);
         let lsn = self.clients.newest[volume.0 as usize].min(completed);
-        if lsn <= self.committed && !self.suspended {
-            self.complete(req, Ok(Reply::Done))
-        } else {
-            self.wait_committed(lsn, Waiting { req, since: self.now, writes: false })
-        }
+        // Where there is nothing to wait for it is answered all the same by the poll, which knows who is in sync by then.
+        self.wait_committed(lsn, Waiting { req, since: self.now, writes: false });
     }
 
     fn start_read(&mut self, req: ReqId, volume: VolumeId, offset: u64, length: u64) {

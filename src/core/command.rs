@@ -59,6 +59,7 @@ struct Before {
     charter: Charter,
     lineage: Lineage,
     pledge: Option<String>,
+    lost: Option<Lsn>,
 }
 
 impl Node {
@@ -228,6 +229,7 @@ impl Node {
             let active = self.charter.active.clone().or(self.charter.in_sync.first().map(|m| m.node.clone()));
             return Err(Refusal::Dropped { active: active.unwrap_or_else(|| "the former active".into()) });
         }
+        gave_up.extend(self.guard_damage(forced)?);
         Ok(gave_up.join(", "))
     }
 
@@ -350,6 +352,7 @@ impl Node {
             charter: std::mem::replace(&mut self.charter, (**opening).clone()),
             lineage: self.lineage.clone(),
             pledge: self.pledge.take(),
+            lost: self.lost.take(),
         }));
         self.lineage.open(id, end, self.charter.term - 1);
         // Opening a term caps every peer's known position just below its first lsn.

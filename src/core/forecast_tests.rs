@@ -84,7 +84,7 @@ fn a_split_brain_is_refused_and_both_sides_orphans_are_counted() {
     duo.write(ALPHA, 1, false);
     duo.write(BETA, 2, false);
     duo.write(BETA, 3, false);
-    duo.run_ms(100);
+    duo.run_ms(300);
     let unasked = dry_run(&mut duo, BETA);
     assert_eq!(unasked.learnt, Learnt::Earlier, "{unasked:?}");
     assert!(unasked.verdict.contains("alpha does not answer"), "{unasked:?}");

@@ -14,7 +14,7 @@ pub const LZ4: &str = "lz4";
 pub const FEATURES: [&str; 1] = [LZ4];
 
 /// Who is active and who is in sync: the register of the keeper (C9 for `alone`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Charter {
     /// Founded anew by a forced promotion: (number, random id) (C8). (0, 0) is a charter that was never founded.
     pub generation: (u64, u128),
@@ -32,7 +32,7 @@ pub struct Charter {
 }
 
 /// A member of the in-sync set (C1).
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Member {
     pub node: String,
     pub incarnation: Incarnation,
@@ -76,7 +76,8 @@ pub struct Gap {
     pub overwritten_in: Option<TermId>,
 }
 
-/// First message of both sides of a session.
+/// First message of both sides of a session. In every version of the protocol it begins with that version, the resource and the node: so
+/// that whoever speaks another one can be told so by name.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Hello {
     pub protocol: u32,
@@ -112,6 +113,32 @@ pub struct Hello {
 }
 
 impl Hello {
+    /// What can be known of one that speaks another protocol: nothing else of what it says is understood.
+    pub fn unintelligible(protocol: u32, resource: String, node: String) -> Hello {
+        Hello {
+            protocol,
+            resource,
+            node,
+            incarnation: Incarnation(0),
+            role: Role::Passive,
+            volumes: Vec::new(),
+            block: 0,
+            lineage: Vec::new(),
+            zero: false,
+            received: Lsn(0),
+            durable: Lsn(0),
+            committed: Lsn(0),
+            applied: Lsn(0),
+            log_from: Lsn(0),
+            charter: Charter::default(),
+            promoting: false,
+            gap: None,
+            features: Vec::new(),
+            settings: Vec::new(),
+            probe: false,
+        }
+    }
+
     /// What its file says of a setting that all should have alike.
     pub fn setting(&self, key: &str) -> Option<&str> {
         self.settings.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())

@@ -142,6 +142,14 @@ impl Node {
         if self.peer_mut(node).session().is_some() {
             self.lose_link(node, "replaced by a new connection");
         }
+        if self.superblock.is_closing_gap() {
+            // The image is whole, and not yet durably so: whatever a Hello said now a crash could take back (R3). In a moment, then.
+            self.act(Action::Close { peer: node, session });
+            let retry_at = self.now.plus_ms(MIN_BACKOFF_MS);
+            let peer = self.peer_mut(node);
+            (peer.link, peer.retry_at) = (Link::Down, retry_at);
+            return;
+        }
         let asks = self.fault.is_none() && self.probe_begins(node, session);
         if self.fault.is_some() {
             let why = "its storage failed".to_string();
@@ -416,8 +424,9 @@ impl Node {
     pub(super) fn check_identity(&self, node: NodeId, hello: &Hello) -> Result<(), String> {
         let name = self.cfg.name(node);
         if hello.protocol != PROTOCOL {
-            let theirs = hello.protocol;
-            return Err(format!("{name} speaks protocol {theirs}, this node {PROTOCOL}: upgrade the older one"));
+            let (theirs, me) = (hello.protocol, self.cfg.my_name());
+            let older = if theirs < PROTOCOL { name } else { me };
+            return Err(format!("{name} speaks peer protocol {theirs}, and {me} speaks {PROTOCOL}: upgrade {older}"));
         }
         if hello.node != name || hello.resource != self.cfg.resource {
             let (n, r) = (&hello.node, &hello.resource);
@@ -467,6 +476,7 @@ impl Source {
             behind: None,
             told_flush: Lsn(0),
             told_committed: Lsn(0),
+            news_since: None,
             lags: false,
             all_sent: None,
             confirmed: 0,

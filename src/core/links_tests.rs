@@ -1,6 +1,7 @@
 //! When a session is over, and how long a node waits before it dials again.
 
 use crate::buf::{BufMut, Payload};
+use crate::core::hello::{Hello, PROTOCOL};
 use crate::core::recovery::{self, FormatIds};
 use crate::core::*;
 use std::collections::HashMap;
@@ -184,5 +185,23 @@ fn a_message_that_is_still_coming_is_no_silence() {
             dialer.alpha.poll(dialer.now);
         }
         assert_eq!(dialer.alpha.status(dialer.now).peers[0].state == "idle", heard);
+    }
+}
+
+/// Both are told which of them is to be upgraded.
+#[test]
+fn a_daemon_of_another_protocol_is_told_who_is_to_be_upgraded() {
+    for (protocol, older) in [(PROTOCOL - 1, "beta"), (PROTOCOL + 1, "alpha")] {
+        let mut dialer = Dialer::new();
+        dialer.until_it_dials();
+        dialer.sessions += 1;
+        let session = SessionId(dialer.sessions);
+        dialer.alpha.handle(dialer.now, Event::PeerUp { peer: BETA, session });
+        dialer.tell(PeerMsg::Hello(Box::new(Hello::unintelligible(protocol, "data".into(), "beta".into()))));
+        let words = format!("beta speaks peer protocol {protocol}, and alpha speaks {PROTOCOL}: upgrade {older}");
+        assert_eq!(dialer.alpha.status(dialer.now).peers[0].why.as_ref(), Some(&words));
+        let said = std::iter::from_fn(|| dialer.alpha.next_action())
+            .any(|a| matches!(a, Action::Send { message: PeerMsg::Bye { why }, .. } if why == words));
+        assert!(said, "the other side is told");
     }
 }

@@ -1,10 +1,11 @@
 //! The log of one node: records in, batches out, and the two watermarks that rest on it (L2, L3, L4).
 //!
-//! One I/O is in flight at a time: a batch fills while the one before it is written (group commit). A batch is
-//! written stable (`sync`) where somebody waits for it and nothing unstable lies before it; otherwise a flush follows,
-//! since a stable write says nothing of the writes before it.
+//! A batch fills while the one before it is written (group commit); a long one does not wait. A batch is written stable (`sync`) where
+//! somebody waits for it and nothing unstable lies before it; otherwise a flush follows, since a stable write says nothing of the writes
+//! before it. What is under way is in [`Flights`].
 
 use super::api::{IoOp, Part};
+use super::flights::{Flights, LogIo};
 use super::log_index::{LogIndex, Look, Place, Unit, look};
 use super::types::*;
 use crate::buf::Payload;
@@ -15,6 +16,11 @@ use std::collections::VecDeque;
 
 /// Unstable bytes after which the log flushes by itself (L3).
 const FLUSH_BYTES: u64 = 16 << 20;
+/// A batch of so many bytes gains nothing by waiting for more, and the disk is idle meanwhile. In a small ring less is long.
+const LONG_BYTES: u64 = 128 << 10;
+const LONG_SHARE: u64 = 64;
+/// So many writes may be under way, the last ones long.
+const WRITES: usize = 4;
 
 /// See the module.
 #[derive(Debug)]
@@ -32,15 +38,13 @@ pub struct Log {
     queue: VecDeque<(Record, Term)>,
     /// Bytes that the queue takes in the ring.
     queue_bytes: u64,
-    flight: Option<Flight>,
+    flights: Flights,
     /// The newest record handed to the log.
     end: Lsn,
     written: Lsn,
     durable: Lsn,
     /// Somebody waits until this record is durable.
     wanted: Lsn,
-    unstable_since: Option<Time>,
-    unstable_bytes: u64,
     index: LogIndex,
     failed: Option<i32>,
     /// The next batch waits for room in the ring.
@@ -48,12 +52,6 @@ pub struct Log {
     /// Every batch is written stable.
     always_stable: bool,
     flush_ms: u64,
-}
-
-#[derive(Debug)]
-enum Flight {
-    Write { entry: BatchEntry, stable: bool },
-    Flush { covers: Lsn },
 }
 
 /// What the log starts from: a fresh ring, or what recovery found.
@@ -82,13 +80,11 @@ impl Log {
             term_number: start.term_number,
             queue: VecDeque::new(),
             queue_bytes: 0,
-            flight: None,
+            flights: Flights::default(),
             end: start.end,
             written: start.end,
             durable: start.end,
             wanted: start.end,
-            unstable_since: None,
-            unstable_bytes: 0,
             index: start.index,
             failed: None,
             full: false,
@@ -139,15 +135,15 @@ impl Log {
 
     /// Nothing queued, nothing in flight, nothing unstable.
     pub fn is_settled(&self) -> bool {
-        self.queue.is_empty() && self.flight.is_none() && self.durable == self.end
+        self.queue.is_empty() && !self.flights.is_busy() && self.durable == self.end
     }
 
     /// An I/O is in flight.
     pub fn is_busy(&self) -> bool {
-        self.flight.is_some()
+        self.flights.is_busy()
     }
 
-    /// Records that wait for the I/O in flight to end: the first of them, and the bytes that they take in the ring.
+    /// Records that wait for an I/O in flight to end: the first of them, and the bytes that they take in the ring.
     pub fn queued(&self) -> Option<(Lsn, u64)> {
         self.queue.front().map(|(record, _)| (record.lsn, self.queue_bytes))
     }
@@ -171,33 +167,46 @@ impl Log {
         self.wanted = self.wanted.max(lsn);
     }
 
-    /// The next I/O to do, if one is to be done now.
-    pub fn poll(&mut self, now: Time) -> Option<(Part, IoOp)> {
-        if self.failed.is_some() || self.flight.is_some() {
+    /// The next I/O to do, if one is to be done now. There may be more.
+    pub fn poll(&mut self, now: Time) -> Option<(LogIo, Part, IoOp)> {
+        if self.failed.is_some() {
             return None;
         }
-        if self.unstable_bytes >= FLUSH_BYTES || self.flush_due().is_some_and(|due| due <= now) {
+        if self.flush_due().is_some_and(|due| due <= now)
+            || (self.flights.unstable_bytes() >= FLUSH_BYTES && !self.flights.is_flushing())
+        {
             self.wanted = self.wanted.max(self.written);
         }
-        if self.wanted > self.durable && (self.wanted <= self.written || self.queue.is_empty()) {
-            return Some(self.start_flush());
+        if self.wanted <= self.written && self.may_flush() {
+            return Some(self.start_flush(now));
         }
         // A ring without room gets it only from what is durable: what is written and waited for is flushed first.
-        self.start_batch(now).or_else(|| (self.wanted.min(self.written) > self.durable).then(|| self.start_flush()))
+        self.start_batch(now).or_else(|| (self.is_full() && self.may_flush()).then(|| self.start_flush(now)))
+    }
+
+    /// Somebody waits for what is written, and a flush would make it durable.
+    fn may_flush(&self) -> bool {
+        self.wanted > self.durable && !self.flights.is_flushing() && self.flights.unstable_bytes() > 0
     }
 
     /// When the log flushes by itself (L3).
     pub fn flush_due(&self) -> Option<Time> {
-        self.unstable_since.map(|since| since.plus_ms(self.flush_ms))
+        let since = self.flights.unstable_since().filter(|_| !self.flights.is_flushing());
+        since.map(|since| since.plus_ms(self.flush_ms))
     }
 
-    fn start_flush(&mut self) -> (Part, IoOp) {
-        self.flight = Some(Flight::Flush { covers: self.written });
-        (Part::Log, IoOp::Flush)
+    fn start_flush(&mut self, now: Time) -> (LogIo, Part, IoOp) {
+        (self.flights.flush(self.written, now), Part::Log, IoOp::Flush)
     }
 
-    fn start_batch(&mut self, now: Time) -> Option<(Part, IoOp)> {
-        let term = self.queue.front()?.1;
+    /// Whether the next batch need not wait for what is under way.
+    fn may_write(&self) -> bool {
+        let long = self.queue_bytes >= LONG_BYTES.min(self.geometry.size / LONG_SHARE);
+        !self.flights.is_busy() || (long && self.flights.writing() < WRITES)
+    }
+
+    fn start_batch(&mut self, now: Time) -> Option<(LogIo, Part, IoOp)> {
+        let term = self.queue.front().filter(|_| self.may_write())?.1;
         let mut bytes = BLOCK as u64;
         let mut count = 0;
         // A small ring takes smaller batches, or it could never be emptied behind one.
@@ -230,44 +239,41 @@ impl Log {
         };
         let (header, crc) = batch::encode(&fields, &records);
         // A stable write covers itself alone: it will do only where all before it is stable.
-        let stable = self.durable == self.written && (self.always_stable || self.wanted > self.written);
-        if !stable {
-            self.unstable_since.get_or_insert(now);
-            self.unstable_bytes += bytes;
-        }
+        let stable = self.flights.may_be_stable() && (self.always_stable || self.wanted >= fields.first);
         let start = ScanStart { address, prev_crc: self.prev_crc, first: fields.first };
         let entry = BatchEntry { start, bytes, term: fields.term, metas: batch::metas(&records) };
-        self.flight = Some(Flight::Write { entry, stable });
+        let io = self.flights.write(entry, stable, now);
         self.next = address + bytes;
         self.prev_crc = crc;
         let offset = self.geometry.offset(address);
-        Some((Part::Log, IoOp::Write { offset, bufs: batch::buffers(header, &records), sync: stable }))
+        Some((io, Part::Log, IoOp::Write { offset, bufs: batch::buffers(header, &records), sync: stable }))
     }
 
-    /// The I/O of the last `poll` is over. A failure is final (L4): nothing moves any more.
-    pub fn done(&mut self, result: Result<(), i32>) {
-        // One I/O is in flight whenever the driver reports one.
-        let flight = self.flight.take().expect("a log I/O was in flight");
+    /// An I/O of `poll` is over; when it began. A failure is final (L4): nothing moves any more.
+    pub fn done(&mut self, io: LogIo, result: Result<(), i32>) -> Time {
+        let (began, covers) = self.flights.done(io);
         if let Err(errno) = result {
-            self.failed = Some(errno);
-            return;
+            self.failed.get_or_insert(errno);
         }
-        match flight {
-            Flight::Write { entry, stable } => {
-                let last = entry.last();
-                self.index.push(&entry);
-                self.written = last;
-                if stable {
-                    self.durable = last;
-                }
-            }
-            Flight::Flush { covers } => {
-                self.durable = covers;
-                self.unstable_bytes = 0;
-                self.unstable_since = None;
-            }
+        if self.failed.is_some() {
+            self.flights.give_up_landed();
+            return began;
         }
+        self.advance(covers.unwrap_or(self.durable));
+        while let Some(entry) = self.flights.next_written() {
+            self.written = entry.last();
+            self.index.push(&entry);
+        }
+        self.advance(self.durable);
         assert!(self.durable <= self.written && self.written <= self.end);
+        began
+    }
+
+    /// Moves what is durable, where a flush has covered all up to `covered`.
+    fn advance(&mut self, covered: Lsn) {
+        while let Some(durable) = self.flights.next_durable(covered) {
+            self.durable = durable;
+        }
     }
 
     /// Ends all records after `end` (L1): the next batch voids what the ring still holds of them.
@@ -275,22 +281,21 @@ impl Log {
     /// # Panics
     /// If an I/O is in flight, or records before `end` are not durable: the caller waits for that first.
     pub fn truncate(&mut self, end: Lsn) {
-        assert!(self.flight.is_none() && end <= self.end && self.durable >= end);
+        assert!(!self.flights.is_busy() && end <= self.end && self.durable >= end);
         self.queue.clear();
         self.queue_bytes = 0;
         self.end = end;
         self.written = end;
         self.durable = end;
         self.wanted = self.wanted.min(end);
-        self.unstable_since = None;
-        self.unstable_bytes = 0;
+        self.flights.forget();
         self.index.truncate(end);
         self.forget_orphans();
     }
 
     /// Where no record counts any more, what the ring still holds are orphans: they need no room.
     fn forget_orphans(&mut self) {
-        if self.index.is_empty() && self.flight.is_none() {
+        if self.index.is_empty() && !self.flights.is_busy() {
             self.tail = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.end.next() };
         }
     }
@@ -298,7 +303,7 @@ impl Log {
     /// Empties the log at a position that the store holds (the two ends of a resync). The new stream id makes everything
     /// that the ring still holds foreign.
     pub fn restart_at(&mut self, end: Lsn, stream: u128) {
-        assert!(self.flight.is_none() && self.queue.is_empty());
+        assert!(!self.flights.is_busy() && self.queue.is_empty());
         self.index.clear();
         self.stream = stream;
         self.prev_crc = batch::seed(stream);
@@ -308,8 +313,7 @@ impl Log {
         self.written = end;
         self.durable = end;
         self.wanted = end;
-        self.unstable_since = None;
-        self.unstable_bytes = 0;
+        self.flights.forget();
     }
 
     /// What can leave the ring, oldest first.
@@ -317,15 +321,21 @@ impl Log {
         self.index.units()
     }
 
+    /// From where all records past `lsn`, which is written, can be read: the batch of the first, or one before it, or the chain's end.
+    pub fn behind(&self, lsn: Lsn) -> ScanStart {
+        self.index.start_of(lsn.next()).unwrap_or_else(|| self.chain_end())
+    }
+
+    /// Where what is written ends.
+    fn chain_end(&self) -> ScanStart {
+        let end = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.written.next() };
+        self.flights.entries().next().map_or(end, |oldest| oldest.start)
+    }
+
     /// Drops the oldest unit. Its space is reusable once `tail()` is durable in a superblock.
     pub fn drop_oldest(&mut self) {
         self.index.drop_front();
-        let chain = ScanStart { address: self.next, prev_crc: self.prev_crc, first: self.end.next() };
-        self.tail = match (self.index.front(), &self.flight) {
-            (Some(start), _) => start,
-            (None, Some(Flight::Write { entry, .. })) => entry.start,
-            (None, _) => ScanStart { first: self.written.next(), ..chain },
-        };
+        self.tail = self.index.front().unwrap_or_else(|| self.chain_end());
     }
 
     /// Bytes from the tail to where the next batch will stand.
@@ -387,12 +397,9 @@ impl Log {
 
     /// Bytes of payload of the records after `after`, or somewhat more.
     pub fn payload_after(&self, after: Lsn) -> u64 {
-        let flying = match &self.flight {
-            Some(Flight::Write { entry, .. }) => entry.metas.as_slice(),
-            _ => &[],
-        };
         let first = self.written.next();
-        let flying = flying.iter().zip(first.0..).filter(|(_, lsn)| *lsn > after.0).map(|(m, _)| m.payload_bytes());
+        let flying = self.flights.entries().flat_map(|entry| &entry.metas).zip(first.0..);
+        let flying = flying.filter(|(_, lsn)| *lsn > after.0).map(|(m, _)| m.payload_bytes());
         let queued = self.queue.iter().filter(|(r, _)| r.lsn > after).map(|(r, _)| r.payload.len() as u64);
         self.index.payload_after(after) + flying.sum::<u64>() + queued.sum::<u64>()
     }
@@ -404,13 +411,9 @@ impl Log {
 
     /// Ranges of the records that are not written yet.
     fn unindexed(&self) -> impl Iterator<Item = (Lsn, Extent)> + '_ {
-        let flying = match &self.flight {
-            Some(Flight::Write { entry, .. }) => Some(entry),
-            _ => None,
-        };
         let queued =
             self.queue.iter().map(|(r, _)| (r.lsn, Extent { volume: r.volume, offset: r.offset, length: r.length }));
-        flying.into_iter().flat_map(entry_extents).chain(queued)
+        self.flights.entries().flat_map(entry_extents).chain(queued)
     }
 }
 
@@ -425,57 +428,5 @@ fn entry_extents(entry: &BatchEntry) -> impl Iterator<Item = (Lsn, Extent)> + '_
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TERM: Term = Term { number: 1, id: TermId(1), first: Lsn(1) };
-
-    fn log(ring_blocks: u64) -> Log {
-        let tail = ScanStart { address: 0, prev_crc: batch::seed(7), first: Lsn(1) };
-        let geometry = Geometry { start: 0, size: ring_blocks * BLOCK as u64 };
-        let (end, index) = (Lsn(0), LogIndex::new(geometry.size, 1 << 20));
-        let start =
-            LogStart { geometry, stream: 7, tail, next: 0, prev_crc: tail.prev_crc, term_number: 0, end, index };
-        Log::new(start, false, 1000)
-    }
-
-    fn discard(lsn: u64) -> Record {
-        let (volume, kind, payload) = (VolumeId(0), Kind::Discard, Payload::empty());
-        Record { lsn: Lsn(lsn), volume, kind, offset: 0, length: 4096, crc: 0, payload }
-    }
-
-    #[test]
-    fn a_full_ring_flushes_what_is_waited_for() {
-        // Room for eight batches of one record; nobody asks for durability while they are written.
-        let mut log = log(8);
-        for lsn in 1..=8 {
-            log.push(discard(lsn), TERM);
-            assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Write { sync: false, .. }))));
-            log.done(Ok(()));
-        }
-        log.push(discard(9), TERM);
-        assert!(log.poll(Time(0)).is_none(), "full, and nobody waits");
-        log.want_durable(Lsn(9));
-        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Flush))), "only what is durable can leave the ring");
-        log.done(Ok(()));
-        assert_eq!(log.durable(), Lsn(8));
-        assert!(log.poll(Time(0)).is_none());
-    }
-
-    #[test]
-    fn orphans_do_not_keep_the_ring_full() {
-        let mut log = log(8);
-        for lsn in 1..=8 {
-            log.push(discard(lsn), TERM);
-            log.want_durable(Lsn(lsn));
-            assert!(log.poll(Time(0)).is_some());
-            log.done(Ok(()));
-        }
-        log.truncate(Lsn(0));
-        assert_eq!(log.held(), 0, "none of it counts");
-        let tail = log.tail();
-        log.tail_is_durable(tail.address);
-        log.push(discard(1), Term { number: 2, id: TermId(2), first: Lsn(1) });
-        assert!(matches!(log.poll(Time(0)), Some((_, IoOp::Write { .. }))));
-    }
-}
+#[path = "log_tests.rs"]
+mod tests;

@@ -139,7 +139,9 @@ pub fn look(geometry: &Geometry, stream: u128, place: &Place, wanted: Lsn, body:
     }
     let live = (place.last.min(last).0 - header.fields.first.0 + 1) as usize;
     let good = |meta: &RecordMeta| batch::payload_ok(meta, body);
-    if !metas[..live].iter().all(good) {
+    // Whatever has become of those before it: they may be applied long since (L2).
+    let skipped = (wanted.0 - header.fields.first.0) as usize;
+    if !metas[skipped..live].iter().all(good) {
         return Look::Lost;
     }
     let mut records = batch::records(&header, &metas[..live], body);
@@ -292,6 +294,16 @@ impl LogIndex {
         let mark = stretch.marks[stretch.marks.partition_point(|m| m.first <= lsn) - 1];
         let (address, prev_crc) = (mark.address, mark.prev_crc);
         Some(Place { address, prev_crc, bytes: None, last: stretch.last, or_next_lap: false })
+    }
+
+    /// The batch that holds a record, or one before it.
+    pub fn start_of(&self, lsn: Lsn) -> Option<ScanStart> {
+        let at = self.recent.partition_point(|e| e.last < lsn);
+        if let Some(entry) = self.recent.get(at).filter(|e| e.start.first <= lsn) {
+            return Some(entry.start);
+        }
+        let stretch = self.old.get(self.old.partition_point(|s| s.last < lsn)).filter(|s| s.first() <= lsn)?;
+        Some(stretch.marks[stretch.marks.partition_point(|m| m.first <= lsn) - 1])
     }
 
     /// What the records after `after` up to `last` changed, and perhaps more.

@@ -10,12 +10,14 @@ mod charter_tests;
 mod client;
 mod command;
 pub mod config;
+mod damage;
 pub mod dirty;
 pub mod disk;
 #[cfg(test)]
 mod duo_tests;
 pub mod extents;
 mod fetch;
+mod flights;
 pub mod follow;
 #[cfg(test)]
 mod force_tests;
@@ -39,9 +41,12 @@ pub mod notice;
 #[cfg(test)]
 mod operator_tests;
 pub mod overlay;
+#[cfg(test)]
+mod pace_tests;
 pub mod peer;
 pub mod progress;
 pub mod recovery;
+pub mod register;
 mod resync_source;
 mod resync_target;
 mod room;

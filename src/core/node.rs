@@ -2,7 +2,7 @@
 //! this one holds them together and routes events.
 
 use super::api::*;
-use super::bitmap::{Bitmap, Reclaim};
+use super::bitmap::{Bitmap, ListWrite, Reclaim};
 use super::charter::Change;
 use super::client::Clients;
 use super::command::Operation;
@@ -42,7 +42,9 @@ const RESUME_MS: u64 = 1500;
 /// What a completed I/O was for.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
-    Log,
+    Log {
+        io: super::flights::LogIo,
+    },
     Super,
     /// A piece of a read: the read, and the index of its slot.
     Read {
@@ -53,9 +55,13 @@ pub(super) enum Purpose {
     Map {
         map: u64,
     },
-    ApplyWrite,
+    ApplyWrite {
+        bytes: u64,
+    },
     /// A list that must be durable before the ring drops records (B1).
-    Bitmap,
+    Bitmap {
+        write: ListWrite,
+    },
     /// The undo of a closed gap is cut off; if that fails, it is only space.
     HistoryCut,
     RollbackHeader,
@@ -182,6 +188,8 @@ pub struct Node {
     /// One for each node of the resource; this node's own is not used.
     pub(super) bitmaps: Vec<Bitmap>,
     pub(super) reclaim: Reclaim,
+    /// Records from here on were durable here and are no more (L2): this node does not serve before it has followed another one past them.
+    pub(super) lost: Option<Lsn>,
     pub(super) gap: Option<GapState>,
     pub(super) rollback: Option<Rollback>,
     /// I/Os under way that a resync or its preparation began, whatever became of its session: a rollback waits for them, and so does
@@ -200,8 +208,6 @@ pub struct Node {
     pub(super) write_times: Latencies,
     pub(super) flush_times: Latencies,
     pub(super) log_times: Latencies,
-    /// When the I/O of the log that is in flight began.
-    log_began: Time,
     purposes: BTreeMap<IoId, Purpose>,
     next_io: u64,
     out: VecDeque<Action>,
@@ -213,7 +219,8 @@ impl Node {
         let overlay = recovered.overlay(cfg.volumes.len());
         let log = Log::new(recovered.log.clone(), cfg.durable_write, cfg.flush_ms);
         let sb = &recovered.superblock;
-        let may_resume = sb.charter.active.as_deref() == Some(cfg.my_name()) && !sb.log_errors;
+        let was_active = sb.charter.active.as_deref() == Some(cfg.my_name());
+        let may_resume = was_active && !sb.log_errors && sb.lost.is_none();
         let mut node = Node {
             now,
             stage: Stage::Passive,
@@ -241,7 +248,8 @@ impl Node {
             next_salvage: sb.next_salvage,
             set_aside: None,
             bitmaps: recovered.bitmaps.clone(),
-            reclaim: Reclaim::default(),
+            reclaim: Reclaim::without(recovered.unreadable, now),
+            lost: sb.lost,
             gap: recovered.gap.clone(),
             rollback: None,
             resync_ios: 0,
@@ -255,7 +263,6 @@ impl Node {
             write_times: Latencies::default(),
             flush_times: Latencies::default(),
             log_times: Latencies::default(),
-            log_began: now,
             purposes: BTreeMap::new(),
             next_io: 0,
             out: VecDeque::new(),
@@ -264,11 +271,12 @@ impl Node {
             cfg,
         };
         node.notice(Notice::Started {
-            role: if may_resume { "was active".into() } else { "passive".into() },
+            role: if was_active { "was active".into() } else { "passive".into() },
             received: node.log.end().0,
             durable: node.log.durable().0,
             applied: node.store.applied().0,
         });
+        node.say_what_is_damaged();
         // The incarnation on disk is this process's before it speaks to anyone (C1).
         node.persist(super::superblock::Then::Nothing);
         node
@@ -307,9 +315,8 @@ impl Node {
                 self.flush_to = self.flush_to.max(written);
             }
         }
-        if let Some((part, op)) = self.log.poll(self.now) {
-            self.log_began = self.now;
-            self.io(Purpose::Log, part, op);
+        while let Some((io, part, op)) = self.log.poll(self.now) {
+            self.io(Purpose::Log { io }, part, op);
         }
         self.poll_unwind();
         self.poll_store();
@@ -330,10 +337,12 @@ impl Node {
         let links = self.link_deadline();
         let log = self.log.flush_due();
         let store = self.store_deadline();
+        let reclaim = self.reclaim_deadline();
         // Past that time it waits for what others say, which is an event.
         let waits = self.may_resume && self.operation.is_none() && self.now < self.resume_at;
         let resume = waits.then_some(self.resume_at);
-        [links, log, store, resume].into_iter().flatten().min()
+        let feed = self.feed_deadline();
+        [links, log, store, reclaim, resume, feed].into_iter().flatten().min()
     }
 
     /// Whether the driver should go on reading from clients.
@@ -421,22 +430,23 @@ impl Node {
         // The driver answers each I/O once; an answer to nothing is its bug.
         let purpose = self.purposes.remove(&id).expect("an I/O that was asked for");
         match purpose {
-            Purpose::Log => {
-                self.log_took(self.now.since_us(self.log_began));
-                self.log.done(result.map(|_| ()).map_err(|e| e.errno));
-                if let Some(errno) = self.log.failed() {
+            Purpose::Log { io } => {
+                let failed_before = self.log.failed().is_some();
+                let began = self.log.done(io, result.map(|_| ()).map_err(|e| e.errno));
+                self.log_took(self.now.since_us(began));
+                if let Some(errno) = self.log.failed().filter(|_| !failed_before) {
                     self.storage_failed("log", errno);
                 }
             }
             Purpose::Super => self.superblock_written(result),
             Purpose::Read { read, slot } => self.read_done(read, slot, result),
             Purpose::Map { map } => self.map_read(map, result),
-            Purpose::ApplyWrite => self.apply_written(result),
+            Purpose::ApplyWrite { bytes } => self.apply_written(bytes, result),
             Purpose::ApplyFlush => self.apply_flushed(result),
             Purpose::Feed { peer, session, from, place } => self.feed_read(peer, session, from, place, result),
             Purpose::Verify { job, part } => self.verify_read(job, part, result),
             Purpose::Question { peer, session, id, part } => self.question_read(peer, session, id, part, result),
-            Purpose::Bitmap => self.bitmap_written(result),
+            Purpose::Bitmap { write } => self.bitmap_written(write, result),
             Purpose::HistoryCut => self.resync_ios -= 1,
             Purpose::RollbackHeader => self.rollback_header(result),
             Purpose::RollbackBody => self.rollback_body(result),

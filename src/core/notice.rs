@@ -54,9 +54,15 @@ pub enum Refusal {
     )]
     Dropped { active: String },
     #[error(
-        "this replica is in the middle of its first full resync and holds no valid image yet: wait for it to end, or promote another node"
+        "this replica holds no valid image: it is in the middle of its first full resync, or its log was damaged while it was being applied. \
+         Wait for a resync to end, or promote another node; --force does not help"
     )]
     NoImage,
+    #[error(
+        "the log of {node} is damaged: record {lsn} and what came after it were durable and cannot be read. Promote another node, which {node} then \
+         follows. If there is none, --force gives them up"
+    )]
+    Damaged { node: String, lsn: u64 },
     #[error(
         "this replica is being overwritten in place by a resync (allow_invalid = true, and there was no room for its history): it holds no valid \
          image. Wait for the resync to end, or promote another node; --force does not help"
@@ -156,6 +162,14 @@ pub enum Notice {
     },
     /// The medium has lost a record that the log held: the log reaches no further back than behind it (L2).
     LogUnreadable {
+        lsn: u64,
+    },
+    /// Records that were durable here cannot be read from the log any more (L2).
+    LogDamaged {
+        lsn: u64,
+    },
+    /// It has got from the active what its log had lost.
+    LogMended {
         lsn: u64,
     },
     ResyncStarted {

@@ -7,6 +7,7 @@
 use super::extents::{RangeMap, Sliceable};
 use super::types::*;
 use crate::buf::Payload;
+use crate::format::batch;
 use std::collections::VecDeque;
 
 /// Bytes that a queued record costs beside its payload, about: the record itself and its ranges in the view. Counted so
@@ -127,14 +128,15 @@ pub struct Overlay {
     queue: VecDeque<Record>,
     /// By volume: exactly what the queue's records, replayed in order, would show.
     view: Vec<RangeMap<Version>>,
-    /// Maintained for [`Overlay::memory`].
+    /// Maintained for [`Overlay::memory`] and [`Overlay::ring_bytes`].
     memory: u64,
+    ring_bytes: u64,
 }
 
 impl Overlay {
     /// An empty overlay for a resource with so many volumes.
     pub fn new(volumes: usize) -> Overlay {
-        Overlay { queue: VecDeque::new(), view: vec![RangeMap::new(); volumes], memory: 0 }
+        Overlay { queue: VecDeque::new(), view: vec![RangeMap::new(); volumes], memory: 0, ring_bytes: 0 }
     }
 
     /// Accepts a record; from now on reads show it.
@@ -148,6 +150,7 @@ impl Overlay {
         assert_eq!(record.payload.len() as u64, payload, "payload of {:?}", record.lsn);
         overwrite(&mut self.view, record);
         self.memory += cost(record);
+        self.ring_bytes += batch::most_bytes(record);
         self.queue.push_back(record.clone());
     }
 
@@ -217,6 +220,7 @@ impl Overlay {
         let mut ranges = Vec::with_capacity(count);
         for record in self.queue.drain(..count) {
             self.memory -= cost(&record);
+            self.ring_bytes -= batch::most_bytes(&record);
             ranges.push((record.volume, record.offset, record.end()));
         }
         // In order, so that ranges overwritten many times are walked once.
@@ -239,12 +243,18 @@ impl Overlay {
             self.queue.truncate(keep);
             self.view = replay(self.view.len(), self.queue.iter());
             self.memory = self.queue.iter().map(cost).sum();
+            self.ring_bytes = self.queue.iter().map(batch::most_bytes).sum();
         }
     }
 
     /// Bytes of memory that the queued records cost, about.
     pub fn memory(&self) -> u64 {
         self.memory
+    }
+
+    /// The most that the queued records take of any node's ring.
+    pub fn ring_bytes(&self) -> u64 {
+        self.ring_bytes
     }
 
     /// Queued records.

@@ -109,6 +109,8 @@ pub struct Source {
     /// The newest `flush_to` and `committed` told to the peer.
     pub told_flush: Lsn,
     pub told_committed: Lsn,
+    /// Since when there is something to tell, where that may wait for more.
+    pub news_since: Option<Time>,
     /// It has not caught up with what the log held when it came, or when it last had to be fed from the log.
     pub lags: bool,
     /// Once all was sent: it has caught up when it confirms this record.

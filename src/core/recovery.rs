@@ -6,7 +6,7 @@ use super::config::NodeConfig;
 use super::dirty::DirtySet;
 use super::disk::BlockingDisk;
 use super::gap::GapState;
-use super::hello::Charter;
+use super::hello::{Charter, Gap};
 use super::lineage::Lineage;
 use super::log::LogStart;
 use super::log_index::{LogIndex, Look, look};
@@ -14,9 +14,9 @@ use super::overlay::Overlay;
 use super::runs::PIECE_VOLUME;
 use super::types::*;
 use crate::buf::Payload;
-use crate::format::batch;
-use crate::format::ring::{BatchEntry, Geometry, ScanStart, Sink, Verdict, Walked, scan_into};
+use crate::format::ring::{BatchEntry, Geometry, ScanStart, Sink, Verdict, Walked, headers_ahead, scan_into};
 use crate::format::superblock::{self, RING_START, SLOT_BYTES, SuperError, Superblock};
+use crate::format::{BLOCK, batch};
 
 /// Random identities that `format` needs; drawn by the driver.
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +36,6 @@ pub enum RecoveryError {
         "the log belongs to {what} {found:?}, the file says {expected:?}: is this the right log, and the right file?"
     )]
     Foreign { what: &'static str, found: String, expected: String },
-    #[error(
-        "the log's record {lsn} (at ring address {address}) is damaged, and it was durable: this replica cannot serve. \
-             Its valid prefix ends at {valid}, its store holds everything up to {checkpoint}. Create this node anew and let it resync from a peer"
-    )]
-    Damaged { lsn: u64, address: u64, valid: u64, checkpoint: u64 },
 }
 
 /// What a node starts from.
@@ -56,6 +51,8 @@ pub struct Recovered {
     pub bitmaps: Vec<Bitmap>,
     /// The store is between two positions.
     pub gap: Option<GapState>,
+    /// The newest record at or below the checkpoint that is in the log no more.
+    pub unreadable: Option<Lsn>,
 }
 
 impl Recovered {
@@ -108,6 +105,8 @@ pub fn format(
         next_salvage: 1,
         log_errors: false,
         extension: Vec::new(),
+        behind: tail,
+        lost: None,
     };
     let bytes = superblock::encode(&content)?;
     let io = |source| RecoveryError::Io { what: "log", source };
@@ -122,44 +121,130 @@ pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recov
     let io = |source| RecoveryError::Io { what: "log", source };
     let first = disk.read(Part::Log, 0, SLOT_BYTES as u64).map_err(io)?;
     let second = disk.read(Part::Log, SLOT_BYTES as u64, SLOT_BYTES as u64).map_err(io)?;
-    let (superblock, slot) = superblock::choose(&first, &second)?;
+    let (mut superblock, slot) = superblock::choose(&first, &second)?;
+    let mut slot = slot as u8 ^ 1;
     check_identity(config, &superblock)?;
+    let found = read_log(config, &superblock, disk).map_err(io)?;
+    let unreadable = (found.log.tail != superblock.tail).then(|| found.log.tail.first.prev());
+    let mut log = found.log;
+    if log.end < superblock.applying {
+        give_up_image(config, &mut superblock, &mut log);
+    } else if let Some(lost) = found.lost {
+        superblock.lost = Some(lost);
+        superblock.sequence += 1;
+        mark_damage(&superblock, slot, &log, disk)?;
+        slot ^= 1;
+    }
+    let records = reload(&log, superblock.checkpoint, disk).map_err(io)?;
+    stabilise(&log, superblock.checkpoint, disk).map_err(io)?;
+    let mut bitmaps = read_bitmaps(config, &superblock, &log, disk)?;
+    for bitmap in bitmaps.iter_mut().filter(|_| unreadable.is_some()) {
+        // No list says what the missing records changed: whoever is older is compared in full (B2).
+        bitmap.from = bitmap.from.max(log.tail.first.prev());
+    }
+    let gap = read_gap(config, &superblock, disk)?;
+    Ok(Recovered { superblock, slot, log, records, bitmaps, gap, unreadable })
+}
+
+/// A log, as far as it can be read.
+struct FoundLog {
+    log: LogStart,
+    /// The first record past the checkpoint that was durable and cannot be read.
+    lost: Option<Lsn>,
+}
+
+/// Walks the log. What is damaged at or below the checkpoint costs reach: it is walked from behind there then (L2).
+fn read_log(config: &NodeConfig, superblock: &Superblock, disk: &mut dyn BlockingDisk) -> Result<FoundLog, IoError> {
+    let checkpoint = superblock.checkpoint;
+    let (walked, mut found) = walk_log(config, superblock, superblock.tail, disk)?;
+    if walked.missing.is_some() {
+        let (walked, again) = walk_log(config, superblock, superblock.behind, disk)?;
+        found = again;
+        if walked.missing.is_some() {
+            // Not even the first batch behind the checkpoint: the chain goes on where it should stand.
+            let (geometry, limit) = (found.log.geometry, config.index_limit());
+            found.log.tail = ScanStart { address: walked.next, prev_crc: walked.prev_crc, first: checkpoint.next() };
+            (found.log.end, found.log.index) = (checkpoint, LogIndex::new(geometry.size, limit));
+        }
+    }
+    Ok(found)
+}
+
+fn walk_log(
+    config: &NodeConfig,
+    superblock: &Superblock,
+    from: ScanStart,
+    disk: &mut dyn BlockingDisk,
+) -> Result<(Walked, FoundLog), IoError> {
     let geometry = geometry(config);
-    let mut read = |offset, length| disk.read(Part::Log, offset, length);
     let lineage = Lineage::new(superblock.lineage.clone());
-    let index = LogIndex::new(geometry.size, config.index_limit());
-    let mut chain = Known { lineage: &lineage, alien: None, index };
-    let found = scan_into(&geometry, superblock.stream, superblock.tail, &mut read, &mut chain).map_err(io)?;
-    let end = chain.alien.map_or(found.end, |alien| found.end.min(alien.prev()));
+    let mut chain = Known { lineage: &lineage, alien: None, index: LogIndex::new(geometry.size, config.index_limit()) };
+    let read = |offset, length| disk.read(Part::Log, offset, length);
+    let walked = scan_into(&geometry, superblock.stream, from, superblock.checkpoint, read, &mut chain)?;
+    let end = chain.alien.map_or(walked.end, |alien| walked.end.min(alien.prev()));
     let mut index = chain.index;
-    if end < found.end {
+    if end < walked.end {
         index.truncate(end);
     }
-    if let Verdict::Damage { lsn, address } = found.verdict
-        && end >= lsn.prev()
-    {
-        let (valid, checkpoint) = (end.0, superblock.checkpoint.0);
-        return Err(RecoveryError::Damaged { lsn: lsn.0, address, valid, checkpoint });
-    }
-    if end < superblock.checkpoint.max(superblock.applying) {
-        let (valid, checkpoint) = (end.0, superblock.checkpoint.0);
-        return Err(RecoveryError::Damaged { lsn: end.next().0, address: found.next, valid, checkpoint });
-    }
+    let lost = match walked.verdict {
+        Verdict::Damage { lsn, .. } if end >= lsn.prev() => Some(lsn),
+        _ => None,
+    };
     let log = LogStart {
         geometry,
         stream: superblock.stream,
-        tail: superblock.tail,
-        next: found.next,
-        prev_crc: found.prev_crc,
-        term_number: found.term.map_or(0, |t| t.number),
+        tail: from,
+        next: walked.next,
+        prev_crc: walked.prev_crc,
+        term_number: walked.term.map_or(0, |t| t.number),
         end,
         index,
     };
-    let records = reload(&log, superblock.checkpoint, disk).map_err(io)?;
-    stabilise(&log, superblock.checkpoint, disk).map_err(io)?;
-    let bitmaps = read_bitmaps(config, &superblock, &log, disk)?;
-    let gap = read_gap(config, &superblock, disk)?;
-    Ok(Recovered { superblock, slot: slot as u8 ^ 1, log, records, bitmaps, gap })
+    Ok((walked, FoundLog { log, lost }))
+}
+
+/// A round of applying was under way, and what it was to write cannot be read: the stores hold a part of it, and are no image until they
+/// have been compared with a peer's.
+fn give_up_image(config: &NodeConfig, superblock: &mut Superblock, log: &mut LogStart) {
+    let checkpoint = superblock.checkpoint;
+    superblock.applying = checkpoint;
+    superblock.zero = false;
+    superblock.lost = Some(checkpoint.next());
+    superblock.gap = Some(Gap {
+        rollback: None,
+        since: checkpoint,
+        everything: true,
+        grain: config.undo_grain(),
+        overwritten_in: None,
+    });
+    // As new as the process: what the ring still holds is foreign to it.
+    log.stream = config.incarnation.0;
+    log.prev_crc = batch::seed(log.stream);
+    log.term_number = 0;
+    log.end = checkpoint;
+    log.index = LogIndex::new(log.geometry.size, config.index_limit());
+    log.tail = ScanStart { address: log.next, prev_crc: log.prev_crc, first: checkpoint.next() };
+    superblock.history_stream = log.stream;
+}
+
+/// That records are lost is made durable; then what proves it is wiped, or it would be found again behind the records that take their place.
+fn mark_damage(
+    superblock: &Superblock,
+    slot: u8,
+    log: &LogStart,
+    disk: &mut dyn BlockingDisk,
+) -> Result<(), RecoveryError> {
+    let io = |source| RecoveryError::Io { what: "log", source };
+    let bytes = superblock::encode(superblock)?;
+    disk.write(Part::Log, superblock::SLOT_OFFSETS[usize::from(slot)], &bytes).map_err(io)?;
+    disk.flush(Part::Log).map_err(io)?;
+    let read = |offset, length| disk.read(Part::Log, offset, length);
+    let ahead = headers_ahead(&log.geometry, log.stream, log.next, read).map_err(io)?;
+    let blank = crate::buf::BufMut::zeroed(BLOCK).freeze();
+    for offset in ahead {
+        disk.write(Part::Log, offset, &blank).map_err(io)?;
+    }
+    disk.flush(Part::Log).map_err(io)
 }
 
 /// The lists of what peers lack (B1). One that is shorter than it was is of no use: its peer will be compared in full.
@@ -204,7 +289,7 @@ fn read_chain(
     let size = disk.size(part).map_err(io)? / 4096 * 4096;
     let start = ScanStart { address: 0, prev_crc: batch::seed(stream), first: Lsn(1) };
     let geometry = Geometry { start: 0, size };
-    scan_into(&geometry, stream, start, |offset, length| disk.read(part, offset, length), sink).map_err(io)
+    scan_into(&geometry, stream, start, Lsn(0), |offset, length| disk.read(part, offset, length), sink).map_err(io)
 }
 
 /// Where a growing part goes on: behind its last whole batch. What is torn was never durable, and protects nothing: all of it
@@ -346,10 +431,8 @@ fn check_identity(config: &NodeConfig, found: &Superblock) -> Result<(), Recover
 
 #[cfg(test)]
 mod tests {
-    use super::super::hello::Gap;
     use super::super::view::data_record;
     use super::*;
-    use crate::format::BLOCK;
     use crate::format::batch::TermRef;
 
     const STREAM: u128 = 5;

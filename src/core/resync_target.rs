@@ -473,6 +473,7 @@ impl Node {
         let (through, lineage, zero) = (resync.through, resync.lineage.clone(), resync.zero);
         let committed = resync.committed.max(through);
         self.gap = None;
+        self.lost = None;
         self.history_floor = 0;
         self.part_works("resync");
         self.lineage = Lineage::new(lineage);

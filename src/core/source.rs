@@ -14,6 +14,10 @@ const FRAME_BYTES: u64 = 4 << 20;
 const LEAST_FRAME_BYTES: u64 = 64 << 10;
 /// Records that wait for the log are sent before their turn once they are so many bytes.
 const EARLY_BYTES: u64 = 64 << 10;
+/// Nobody waits for what an async peer gets: it goes out once it is so many records, or this old, in µs. Sent one by one, each would cost
+/// both nodes as much as a frame of all of them.
+const LAZY_RECORDS: u64 = 32;
+const LAZY_US: u64 = 1000;
 /// What a record without payload counts against the window.
 const RECORD_BYTES: u64 = 64;
 
@@ -122,6 +126,9 @@ impl Node {
 
     /// Sends one frame or starts one read; false when there is nothing to do now.
     fn feed_once(&mut self, node: NodeId) -> bool {
+        if self.waits_for_more(node) {
+            return false;
+        }
         let (window, watermarks) = (self.window_of(node), self.my_watermarks());
         let held_back = self.held_back();
         let is_waited_for = self.is_member(node) || self.peers[node.0 as usize].joining.is_some();
@@ -160,6 +167,30 @@ impl Node {
             return true;
         }
         self.read_for(node, session, next)
+    }
+
+    /// Whether an async peer is told later what there is to tell; notes since when.
+    fn waits_for_more(&mut self, node: NodeId) -> bool {
+        let (now, watermarks) = (self.now, self.my_watermarks());
+        let lazy = self.cfg.nodes[node.0 as usize].mode == Mode::Async;
+        let Some(source) = self.peers[node.0 as usize].source_mut().filter(|_| lazy) else { return false };
+        let since = source.news_since.take().unwrap_or(now);
+        let Feed::Stream { next, reading: false } = source.feed else { return false };
+        let records = watermarks.accepted.next().0.saturating_sub(next.0);
+        let untold = source.told_flush < watermarks.flush_to.min(next.prev());
+        let waits = (records > 0 || untold) && records < LAZY_RECORDS && now.since_us(since) < LAZY_US;
+        source.news_since = waits.then_some(since);
+        waits
+    }
+
+    /// When an async peer is to be told what there is.
+    pub(super) fn feed_deadline(&self) -> Option<Time> {
+        let since = |peer: &Peer| match &peer.link {
+            Link::Source(source) => source.news_since,
+            _ => None,
+        };
+        let feeds = self.role() == Role::Active && self.fault.is_none();
+        self.peers.iter().filter(|_| feeds).filter_map(since).min().map(|t| Time(t.0 + LAZY_US))
     }
 
     fn send_records(&mut self, node: NodeId, records: Vec<Record>) {

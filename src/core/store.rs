@@ -4,6 +4,7 @@ use super::api::*;
 use super::node::{Node, Purpose};
 use super::overlay::{Content, Piece};
 use super::superblock::Then;
+use super::trouble::RETRY_MS;
 use super::types::*;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -11,8 +12,8 @@ use std::collections::{BTreeSet, VecDeque};
 const PARALLEL: u64 = 32;
 /// The fewest: applying then takes little of the disk from the log, for which clients wait.
 const PARALLEL_AT_EASE: u64 = 2;
-/// After a failed round, the pause before it is written again, in ms.
-const RETRY_MS: u64 = 1000;
+/// What each of them stands for in bytes. Long ones fill the disk's queue, and the log's next write waits behind all that is in it.
+const PARALLEL_BYTES: u64 = 128 << 10;
 
 /// How far the store is.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Store {
     round: Option<Round>,
     /// When the newest round ended, or failed.
     rested: Time,
+    /// Since when something could be applied.
+    waits_since: Option<Time>,
     failed: bool,
 }
 
@@ -34,7 +37,8 @@ struct Round {
     /// The superblock says that this round is under way.
     noted: bool,
     pieces: VecDeque<Piece>,
-    writing: usize,
+    writing: u64,
+    writing_bytes: u64,
     touched: BTreeSet<VolumeId>,
     flushing: usize,
     error: Option<i32>,
@@ -43,7 +47,7 @@ struct Round {
 impl Store {
     /// `applied` is checkpointed; a round up to `may_hold` may have been interrupted.
     pub fn new(applied: Lsn, may_hold: Lsn, now: Time) -> Store {
-        Store { applied, may_hold: may_hold.max(applied), round: None, rested: now, failed: false }
+        Store { applied, may_hold: may_hold.max(applied), round: None, rested: now, waits_since: None, failed: false }
     }
 
     /// Everything up to here is in the store and stable there.
@@ -74,11 +78,15 @@ impl Node {
     }
 
     pub(super) fn poll_store(&mut self) {
+        let waits = self.store.round.is_none() && self.applicable() > self.store.applied;
+        self.store.waits_since = waits.then(|| self.store.waits_since.unwrap_or(self.now));
         if self.store.round.is_none() && self.round_is_due() {
             let to = self.applicable();
             let pieces: VecDeque<Piece> = self.overlay.plan(to).into();
             let touched = pieces.iter().map(|p| p.volume).collect();
-            self.store.round = Some(Round { to, noted: false, pieces, writing: 0, touched, flushing: 0, error: None });
+            let (noted, error) = (false, None);
+            self.store.round =
+                Some(Round { to, noted, pieces, writing: 0, writing_bytes: 0, touched, flushing: 0, error });
             // A restarted node must know that its stores are ahead of the checkpoint, and how far.
             self.store.may_hold = self.store.may_hold.max(to);
             self.persist(Then::Apply);
@@ -97,46 +105,57 @@ impl Node {
         if self.applicable() <= self.store.applied || self.fault.is_some() || self.gap.is_some() || self.is_turning() {
             return false;
         }
-        let since_ms = self.now.since_us(self.store.rested) / 1000;
         if self.store.failed {
-            return since_ms >= RETRY_MS;
+            return self.now >= self.store.rested.plus_ms(RETRY_MS);
         }
-        let again = self.store.may_hold > self.store.applied;
-        again || since_ms >= self.cfg.apply_ms || self.apply_parallel() == PARALLEL
+        let waited = self.store.waits_since.is_some_and(|since| self.now >= since.plus_ms(self.cfg.apply_ms));
+        waited || self.store.may_hold > self.store.applied || self.apply_parallel() > PARALLEL_AT_EASE
     }
 
-    /// How many store writes may be in flight: the more, the fuller memory and ring are.
+    /// What is accepted and not applied yet, and how much of it there may be: as memory, and as what it can take of this ring. A ring must
+    /// be able to hold all that is not committed (S1), with its headers, padding, and what is left free at the end of a lap.
+    fn held(&self) -> [(u64, u64); 2] {
+        let ring = self.log.size();
+        [(self.overlay.memory(), self.cfg.memory.min(ring / 4)), (self.overlay.ring_bytes(), ring / 2)]
+    }
+
+    /// Whether another record may be accepted.
+    pub(super) fn has_room(&self) -> bool {
+        self.held().iter().all(|(used, of)| used < of)
+    }
+
+    /// How many store writes may be in flight: the more, the fuller memory and ring are past their half. A burst that is shorter has the disk
+    /// for itself.
     fn apply_parallel(&self) -> u64 {
         if self.clients.waiting_for_room() > 0 || self.has_deferred() || self.settling() {
             return PARALLEL;
         }
-        let share = |used: u64, of: u64| used.saturating_mul(2 * PARALLEL) / of.max(1);
-        let memory = share(self.overlay.memory(), self.cfg.memory.min(self.log.size() / 4));
-        memory.max(share(self.log.used(), self.log.size())).clamp(PARALLEL_AT_EASE, PARALLEL)
+        let share = |used: u64, of: u64| used.saturating_sub(of / 2).saturating_mul(2 * PARALLEL) / of.max(1);
+        let unapplied = self.held().map(|(used, of)| share(used, of)).into_iter().max();
+        share(self.log.used(), self.log.size()).max(unapplied.unwrap_or(0)).clamp(PARALLEL_AT_EASE, PARALLEL)
     }
 
     pub(super) fn store_deadline(&self) -> Option<Time> {
-        if self.store.round.is_some()
-            || self.applicable() <= self.store.applied
-            || self.fault.is_some()
-            || self.gap.is_some()
-        {
+        if self.fault.is_some() || self.gap.is_some() {
             return None;
         }
-        let pause = if self.store.failed { RETRY_MS } else { self.cfg.apply_ms };
-        Some(self.store.rested.plus_ms(pause))
+        let since = self.store.waits_since?;
+        Some(if self.store.failed { self.store.rested.plus_ms(RETRY_MS) } else { since.plus_ms(self.cfg.apply_ms) })
     }
 
     fn step_round(&mut self) {
         let mut ios = Vec::new();
-        let parallel = self.apply_parallel() as usize;
+        let parallel = self.apply_parallel();
+        let bytes = parallel * PARALLEL_BYTES;
         if let Some(round) = self.store.round.as_mut().filter(|r| r.noted) {
             // Many at once, rather than one for each that completes: they then share one submission to the disk.
-            let refill = round.writing <= parallel / 2;
-            while refill && round.writing < parallel && round.error.is_none() {
+            let refill = round.writing <= parallel / 2 && round.writing_bytes <= bytes / 2;
+            while refill && round.writing < parallel && round.writing_bytes < bytes && round.error.is_none() {
                 let Some(piece) = round.pieces.pop_front() else { break };
+                let purpose = Purpose::ApplyWrite { bytes: piece.length() };
                 round.writing += 1;
-                ios.push((Purpose::ApplyWrite, Part::Store(piece.volume), piece_op(piece)));
+                round.writing_bytes += piece.length();
+                ios.push((purpose, Part::Store(piece.volume), piece_op(piece)));
             }
             if round.pieces.is_empty() && round.writing == 0 && round.flushing == 0 {
                 for volume in std::mem::take(&mut round.touched) {
@@ -151,9 +170,10 @@ impl Node {
         self.finish_round();
     }
 
-    pub(super) fn apply_written(&mut self, result: Result<IoData, IoError>) {
+    pub(super) fn apply_written(&mut self, bytes: u64, result: Result<IoData, IoError>) {
         if let Some(round) = &mut self.store.round {
             round.writing -= 1;
+            round.writing_bytes -= bytes;
             if let Err(error) = result {
                 round.error.get_or_insert(error.errno);
             }

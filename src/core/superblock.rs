@@ -97,6 +97,11 @@ impl Super {
         self.content.history_bytes
     }
 
+    /// The superblock that closes a gap is not durable yet.
+    pub fn is_closing_gap(&self) -> bool {
+        self.then.iter().any(|(_, then)| matches!(then, Then::GapClosed { .. }))
+    }
+
     /// Nothing waits any more: what it would have confirmed is no longer so (L4).
     pub fn log_failed(&mut self) {
         self.log_errors = true;
@@ -162,6 +167,8 @@ impl Node {
         let names = self.cfg.peers().map(|n| (n, self.cfg.name(n)));
         content.bitmaps = names.map(|(n, name)| self.bitmaps[n.0 as usize].state(name)).collect();
         content.log_errors = self.superblock.log_errors;
+        content.behind = self.log.behind(self.store.applied());
+        content.lost = self.lost;
     }
 
     pub(super) fn superblock_written(&mut self, result: Result<IoData, IoError>) {

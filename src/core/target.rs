@@ -75,7 +75,7 @@ pub(super) fn verdict(passive: &Hello, hello: &Hello) -> Result<(Plan, String), 
     if let Some(gap) = &passive.gap {
         let text = match gap.since > fork {
             true if gap.rollback.is_none() => format!(
-                "{orphans} record(s) after {} are orphans, and the resync under way has overwritten them: it begins anew from {active}",
+                "{orphans} record(s) after {} are orphans, of which this replica holds no image that could be set aside: its resync begins anew from {active}",
                 fork.0
             ),
             true => format!(
@@ -158,7 +158,10 @@ impl Node {
     pub(super) fn poll_target(&mut self, node: NodeId) {
         match self.peers[node.0 as usize].target_mut().map(|t| &t.stage) {
             Some(TargetStage::Preparing(_)) => self.poll_prepare(node),
-            Some(TargetStage::Stream) => self.take_deferred(node),
+            Some(TargetStage::Stream) => {
+                self.take_deferred(node);
+                self.damage_is_mended(node);
+            }
             Some(TargetStage::Resync(_)) => self.poll_resync_target(node),
             None => {}
         }
@@ -491,25 +494,26 @@ impl Node {
 
     /// Takes received records in while there is room; what waits is not acknowledged, so the active's window bounds it.
     fn take_deferred(&mut self, node: NodeId) {
-        loop {
-            let full = self.overlay.memory() >= self.cfg.memory.min(self.log.size() / 4);
+        while self.has_room() {
             let Some(target) = self.peers[node.0 as usize].target_mut() else { return };
-            if full || target.deferred.is_empty() {
-                break;
-            }
-            let records = match target.deferred.pop_front() {
-                Some(Deferred::Records(records)) => records,
+            let mut records = match target.deferred.pop_front() {
+                Some(Deferred::Records(records)) => records.into_iter(),
                 Some(Deferred::Question { id, extent, crcs }) => {
                     self.question_came(node, id, extent, crcs);
                     continue;
                 }
                 None => break,
             };
-            for record in records {
+            while self.has_room()
+                && let Some(record) = records.next()
+            {
                 if record.lsn != self.log.end().next() {
                     return self.close_link(node, "records out of order", true);
                 }
                 self.take_record(record);
+            }
+            if let (Some(target), true) = (self.peers[node.0 as usize].target_mut(), records.len() > 0) {
+                target.deferred.push_front(Deferred::Records(records.collect()));
             }
         }
         let wanted = self.flush_to.min(self.log.end());

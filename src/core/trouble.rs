@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 const FIRST_PAUSE_MS: u64 = 10_000;
 const LONGEST_PAUSE_MS: u64 = 600_000;
 
+/// What has failed and may recover is tried again after this long, in ms.
+pub(super) const RETRY_MS: u64 = 1000;
+
 /// A write that waits for memory for so long is worth a word, in ms.
 const WAIT_MS: u64 = 1000;
 
@@ -51,9 +54,14 @@ pub(super) fn errno_words(errno: i32) -> String {
     format!("{words} (errno {errno})")
 }
 
+/// Whether it passes when somebody makes room: no space, or no more of a quota.
+pub(super) fn is_no_room(errno: i32) -> bool {
+    matches!(errno, 28 | 122)
+}
+
 fn remedy(errno: i32) -> &'static str {
     match errno {
-        28 | 122 => "make room; it is tried again by itself, and nothing is lost meanwhile",
+        _ if is_no_room(errno) => "make room; it is tried again by itself, and nothing is lost meanwhile",
         _ => "mend or replace the disk; it is tried again by itself until then",
     }
 }
@@ -106,6 +114,14 @@ impl Node {
                 remedy: "nothing is lost; look after the disk that holds the log, and replace it if this comes again"
                     .into(),
                 since_s: Some(now.since_us(found) as f64 / 1e6),
+            });
+        }
+        if let Some(lost) = self.lost {
+            problems.push(Problem {
+                part: "log".into(),
+                what: format!("damaged: record {} and what came after it were durable and cannot be read", lost.0),
+                remedy: "promote another node: this one follows it and gets from it what it lacks; look after the disk that holds the log".into(),
+                since_s: None,
             });
         }
         let remedy = match self.troubles.0.contains_key("store") {

@@ -8,6 +8,7 @@ use super::devices::{DeviceOrder, Devices};
 use super::disk::{Disk, Job, Step};
 use super::engine::Engine;
 use super::handle::{Request, Requests};
+use super::handoff::Handoffs;
 use super::hub::{Hub, Tag};
 use super::journal::Happening;
 use super::peers::Peers;
@@ -39,6 +40,7 @@ pub struct Loop<E> {
     pub clients: Clients,
     tenure: Tenure,
     devices: Devices,
+    handoffs: Handoffs,
     requests: Requests,
     /// Readable when the process is told to end.
     signal: Fd,
@@ -47,6 +49,8 @@ pub struct Loop<E> {
     io_in_flight: usize,
     /// I/Os that go on the ring behind the round's sends to those whom writes wait for.
     queued: Vec<(Job, Op)>,
+    /// Told to stop: what stands above the devices goes first.
+    leaving: bool,
     /// When to end at the latest.
     stopping: Option<Time>,
     /// Rounds in a row in which nothing happened and nothing was waited for.
@@ -62,6 +66,7 @@ pub struct Pieces<E> {
     pub clients: Clients,
     pub tenure: Tenure,
     pub devices: Devices,
+    pub handoffs: Handoffs,
     pub requests: Requests,
     pub signal: Fd,
 }
@@ -75,7 +80,7 @@ pub fn now() -> Time {
 
 impl<E: Engine> Loop<E> {
     pub fn new(pieces: Pieces<E>) -> Loop<E> {
-        let Pieces { hub, engine, disk, peers, clients, tenure, devices, requests, signal } = pieces;
+        let Pieces { hub, engine, disk, peers, clients, tenure, devices, handoffs, requests, signal } = pieces;
         Loop {
             hub,
             engine,
@@ -84,12 +89,14 @@ impl<E: Engine> Loop<E> {
             clients,
             tenure,
             devices,
+            handoffs,
             requests,
             signal,
             commands: BTreeMap::new(),
             last_command: 0,
             io_in_flight: 0,
             queued: Vec::new(),
+            leaving: false,
             stopping: None,
             empty_rounds: 0,
         }
@@ -145,7 +152,7 @@ impl<E: Engine> Loop<E> {
                 self.requests.drain().into_iter().for_each(|r| self.request(r));
                 self.hub.ring.push(Tag::Wake, op);
             }
-            Tag::Signal => self.stop(),
+            Tag::Signal => self.leave(),
             Tag::Cancel => {}
         }
     }
@@ -215,9 +222,13 @@ impl<E: Engine> Loop<E> {
                     self.clients.serve(tenure, &mut self.hub);
                     self.devices.tell(DeviceOrder::Serve { tenure });
                 }
+                if self.stopping.is_none() && !self.leaving {
+                    self.handoffs.serve(tenure);
+                }
             }
             Action::StopServing => {
                 self.devices.tell(DeviceOrder::StopServing);
+                self.handoffs.stop_serving();
                 self.clients.stop_serving(&mut self.hub);
             }
         }
@@ -246,7 +257,9 @@ impl<E: Engine> Loop<E> {
                 let _ = reply.send(self.hub.journal.subscribe());
             }
             Request::Note { happening } => self.hub.journal.note(&happening),
-            Request::Stop => self.stop(),
+            Request::NoteHandoff { note } => self.hub.journal.note(&note),
+            Request::Stop => self.leave(),
+            Request::StopNow => self.stop(),
         }
     }
 
@@ -274,10 +287,29 @@ impl<E: Engine> Loop<E> {
                     peer.insert("dial_error".into(), why.into());
                 }
             }
+            fields.insert("handoff".into(), self.handoffs.view());
             fields.insert("clients".into(), self.clients.count().into());
             fields.insert("parts".into(), parts.collect());
         }
         status
+    }
+
+    /// What stands above the devices is undone while they are still served, and then it ends.
+    fn leave(&mut self) {
+        if self.leaving || !self.handoffs.is_there() {
+            return self.stop();
+        }
+        self.leaving = true;
+        let (handoffs, handle) = (self.handoffs.clone(), self.requests.handle());
+        let body = move || {
+            if let Err(why) = handoffs.step_down(false) {
+                handle.send(Request::Note { happening: Happening::LeftStanding { why } });
+            }
+            handle.send(Request::StopNow);
+        };
+        if std::thread::Builder::new().name("leave".into()).stack_size(128 << 10).spawn(body).is_err() {
+            self.stop();
+        }
     }
 
     /// Lets nobody in, receives no more requests, and ends when those that it has are answered, or after a while.

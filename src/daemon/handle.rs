@@ -1,6 +1,7 @@
 //! How other threads reach the loop's.
 
 use super::devices::{DeviceOrder, Devices};
+use super::handoff::Handoffs;
 use super::journal::Happening;
 use crate::control::Backend;
 use crate::core::Command;
@@ -30,7 +31,12 @@ pub enum Request {
     Note {
         happening: Happening,
     },
+    NoteHandoff {
+        note: crate::handoff::Note,
+    },
     Stop,
+    /// What stood above the devices is undone, as far as that went: end.
+    StopNow,
 }
 
 /// Asks the loop, from any thread.
@@ -38,24 +44,28 @@ pub enum Request {
 pub struct LoopHandle {
     requests: Sender<Request>,
     devices: Devices,
+    handoffs: Handoffs,
     wake: Arc<EventFd>,
 }
 
 /// The loop's end of it.
 pub struct Requests {
     queue: Receiver<Request>,
+    /// For threads that the loop starts.
+    handle: LoopHandle,
     wake: Arc<EventFd>,
     /// The same event, for the ring to wait on.
     pub fd: Rc<OwnedFd>,
 }
 
 /// The two ends of a new channel.
-pub fn channel(devices: Devices) -> io::Result<(LoopHandle, Requests)> {
+pub fn channel(devices: Devices, handoffs: Handoffs) -> io::Result<(LoopHandle, Requests)> {
     use std::os::fd::AsFd;
     let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
     let fd = Rc::new(wake.as_fd().try_clone_to_owned()?);
     let (requests, queue) = mpsc::channel();
-    Ok((LoopHandle { requests, devices, wake: wake.clone() }, Requests { queue, wake, fd }))
+    let handle = LoopHandle { requests, devices, handoffs, wake: wake.clone() };
+    Ok((handle.clone(), Requests { queue, handle, wake, fd }))
 }
 
 impl LoopHandle {
@@ -67,14 +77,40 @@ impl LoopHandle {
         sent
     }
 
-    fn carry_out(&self, command: Command) -> Result<Value, String> {
+    pub fn carry_out(&self, command: Command) -> Result<Value, String> {
         let (reply, answer) = mpsc::channel();
         self.send(Request::Command { command, reply });
         answer.recv().unwrap_or_else(|_| Err(ENDING.into()))
     }
 }
 
+impl LoopHandle {
+    /// A service is not stopped for a command that would be refused anyway.
+    fn may_step_down(&self, command: &Command) -> Result<(), String> {
+        let Command::Switchover { to } = command else { return Ok(()) };
+        let status = self.status();
+        if status["role"] != "active" {
+            return Ok(());
+        }
+        let peers = status["peers"].as_array().into_iter().flatten();
+        match peers.into_iter().find(|p| p["name"] == to.as_str()) {
+            Some(peer) if peer["state"] == "in_sync" => Ok(()),
+            Some(peer) => {
+                let why = peer["why"].as_str().unwrap_or("it has not caught up");
+                Err(format!(
+                    "{to} is not in sync ({why}): nothing was stopped. Wait until `understudy status` lists it as in sync"
+                ))
+            }
+            None => Err(format!("the file has no other node called {to:?}: nothing was stopped")),
+        }
+    }
+}
+
 impl Requests {
+    pub fn handle(&self) -> LoopHandle {
+        self.handle.clone()
+    }
+
     /// Everything that was asked since the last call.
     pub fn drain(&self) -> Vec<Request> {
         // Nothing to read is fine. The counter is cleared first: what is sent after that wakes again.
@@ -93,13 +129,38 @@ impl Backend for LoopHandle {
             _ => None,
         };
         let Some(force) = steps_down else { return self.carry_out(command) };
-        // A device that somebody uses keeps this node active, unless it is forced.
-        self.devices.take_down(force)?;
-        let result = self.carry_out(command);
+        if self.handoffs.is_there() {
+            self.may_step_down(&command)?;
+        }
+        // What is above a device, or whoever else uses it, keeps this node active, unless it is forced.
+        let down = self.handoffs.step_down(force).and_then(|()| self.devices.take_down(force));
+        let result = down.and_then(|()| self.carry_out(command));
         if result.is_err() {
             self.devices.tell(DeviceOrder::PutUp);
+            self.handoffs.put_up();
         }
         result
+    }
+
+    fn retry(&self) -> Result<Value, String> {
+        if !self.handoffs.is_there() {
+            return Err("this node has no handoff: its file has no [handoff]".into());
+        }
+        let status = self.status();
+        if status["role"] != "active" {
+            return Err(format!(
+                "{} is not active: there is nothing to do above its device",
+                status["node"].as_str().unwrap_or("-")
+            ));
+        }
+        match status["handoff"]["state"].as_str() {
+            Some("faulted" | "down") => {
+                self.handoffs.put_up();
+                Ok(json!("the handoff is tried again: see `understudy status`"))
+            }
+            Some(state) => Err(format!("the handoff is {state}: only one that is faulted or down is tried again")),
+            None => Err(ENDING.into()),
+        }
     }
 
     fn status(&self) -> Value {

@@ -75,6 +75,10 @@ pub enum Happening {
         device: String,
         why: String,
     },
+    /// The daemon ends although what stands above its devices could not be undone.
+    LeftStanding {
+        why: String,
+    },
     /// What people should know of one.
     DeviceRemark {
         device: String,

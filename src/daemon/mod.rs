@@ -10,6 +10,7 @@
 //! | `net` | received bytes, bytes to send, sockets |
 //! | `peers`, `clients` | connections to nodes and NBD clients |
 //! | `event_loop` | events to the core, actions from it |
+//! | `devices`, [`handoff`] | threads for what is above the volumes |
 //! | `journal`, `handle` | what is said to people, and asked by them |
 //! | `process` | signals, limits, the service manager |
 
@@ -22,6 +23,7 @@ pub mod disk;
 mod engine;
 mod event_loop;
 mod handle;
+pub mod handoff;
 mod hub;
 mod journal;
 mod net;
@@ -72,6 +74,8 @@ pub enum DaemonError {
     Ring(#[from] RingError),
     #[error("the kernel ended the I/O loop: {0}")]
     Loop(io::Error),
+    #[error("{0}")]
+    Handoff(String),
     #[error("cannot {what}: {source}")]
     System { what: &'static str, source: io::Error },
 }
@@ -117,7 +121,9 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     let clients = once_free(|| clients::Clients::new(&settings).map_err(DaemonError::Nbd))?;
     let hub = Hub { ring: Ring::new()?, events: VecDeque::new(), journal: Journal::new(), now: event_loop::now() };
     let (devices, waiting) = Devices::new(&settings);
-    let (handle, requests) = handle::channel(devices.clone()).map_err(system("make an event descriptor"))?;
+    let (handoffs, above) = handoff::Handoffs::new(&settings).map_err(DaemonError::Handoff)?;
+    let (handle, requests) =
+        handle::channel(devices.clone(), handoffs.clone()).map_err(system("make an event descriptor"))?;
     let signal = process::signals().map_err(system("handle signals"))?;
     let recovered = recovery::recover(&settings.node, &mut disk)?;
     let asked_for = |path: &Path| settings.store_io == StoreIo::Buffered && settings.stores.iter().any(|s| s == path);
@@ -129,7 +135,8 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     let engine = Node::new(settings.node, recovered, hub.now);
     let tenure = Tenure::open(&settings.dir);
     waiting.start(handle.clone()).map_err(system("start a thread"))?;
-    let mut pieces = Pieces { hub, engine, disk, peers, clients, tenure, devices, requests, signal };
+    above.start(handle.clone(), devices.clone()).map_err(system("start a thread"))?;
+    let mut pieces = Pieces { hub, engine, disk, peers, clients, tenure, devices, handoffs, requests, signal };
     unasked.into_iter().for_each(|path| pieces.hub.journal.note(&Happening::BufferedIo { path }));
     Ok((Loop::new(pieces), handle))
 }

@@ -56,6 +56,7 @@ pub fn settings(dir: &Path, me: &str) -> Settings {
         control: dir.join("control"),
         devices: vec![crate::config::DeviceKind::None; 2],
         device_wait_ms: 10_000,
+        handoff: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A whole resource on this machine: a temporary folder with the file and the nodes' parts, and a daemon for each node, as
 //! child processes. The demonstration runs on one, and so do the tests.
 
-use super::child::{self, Fate};
+use crate::child::{self, Fate};
 use crate::control::{Client as Control, ControlError};
 use crate::core::Command as CoreCommand;
 use crate::nbd_client::{Address, Client, NbdError};

@@ -181,6 +181,11 @@ pub fn record_bytes(record: &Record) -> u64 {
     padded(record.payload.len() as u64)
 }
 
+/// The most that a record can take of a ring, whoever cuts the batches: a header block of its own, and its payload.
+pub fn most_bytes(record: &Record) -> u64 {
+    BLOCK as u64 + record_bytes(record)
+}
+
 /// How many of `records`, from the first on, one batch takes; at least 1 if there is one.
 pub fn fitting(records: &[Record]) -> usize {
     let mut bytes = 0;

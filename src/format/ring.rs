@@ -170,6 +170,8 @@ pub struct Walked {
     pub durable: Lsn,
     /// The last batch, if not all of its records are intact. Those before the first bad one count.
     pub torn: Option<ScanStart>,
+    /// The first record that could not be read of those that nobody needs: `end` is the last of these, and the chain goes on behind it.
+    pub missing: Option<Lsn>,
     pub verdict: Verdict,
 }
 
@@ -194,15 +196,17 @@ pub fn scan(
     read: impl FnMut(u64, u64) -> Result<Payload, IoError>,
 ) -> Result<Scan, IoError> {
     let mut found = Collected::default();
-    let walked = scan_into(geometry, stream, from, read, &mut found)?;
+    let walked = scan_into(geometry, stream, from, Lsn(0), read, &mut found)?;
     Ok(Scan { entries: found.entries, voids: found.voids, walked })
 }
 
-/// The same, batch by batch into `sink`.
+/// The same, batch by batch into `sink`. The payloads of records up to `held` are not looked at, and that they are missing is no damage:
+/// what they did is kept elsewhere.
 pub fn scan_into(
     geometry: &Geometry,
     stream: u128,
     from: ScanStart,
+    held: Lsn,
     read: impl FnMut(u64, u64) -> Result<Payload, IoError>,
     sink: &mut dyn Sink,
 ) -> Result<Walked, IoError> {
@@ -210,12 +214,15 @@ pub fn scan_into(
     let mut walk = Walk::new(*geometry, stream, from);
     while let Some((header, metas)) = walk.find_next(&mut ring)? {
         let body = ring.get(header.fields.address, header.bytes())?;
-        let good = metas.iter().take_while(|meta| batch::payload_ok(meta, &body)).count();
+        let unseen = (held.next().0.saturating_sub(header.fields.first.0) as usize).min(metas.len());
+        let good = unseen + metas[unseen..].iter().take_while(|meta| batch::payload_ok(meta, &body)).count();
         walk.take(&header, metas, good, &body, sink);
     }
     if walk.torn.is_some() {
         sink.void_from(walk.expected);
     }
+    let missing = (walk.expected <= held).then_some(walk.expected);
+    walk.expected = walk.expected.max(held.next());
     let verdict = walk.judge(&mut ring)?;
     Ok(Walked {
         end: walk.expected.prev(),
@@ -224,8 +231,35 @@ pub fn scan_into(
         prev_crc: walk.prev_crc,
         durable: walk.durable,
         torn: walk.torn,
+        missing,
         verdict,
     })
+}
+
+/// Offsets in the part of the headers of `stream` that stand at `next` or further on: left behind where a chain stopped.
+///
+/// # Errors
+/// The first error of `read`.
+pub fn headers_ahead(
+    geometry: &Geometry,
+    stream: u128,
+    next: u64,
+    read: impl FnMut(u64, u64) -> Result<Payload, IoError>,
+) -> Result<Vec<u64>, IoError> {
+    let mut ring = Reader { geometry: *geometry, read, window: None };
+    let mut found = Vec::new();
+    for at in (0..geometry.size / BLOCK as u64).map(|n| n * BLOCK as u64) {
+        let block = ring.get(at, BLOCK as u64)?;
+        let is_ahead = |header: &BatchHeader| {
+            let fields = &header.fields;
+            fields.stream == stream && fields.address >= next && fields.address % geometry.size == at
+        };
+        if block[..batch::MAGIC.len()] == batch::MAGIC && batch::decode_header(&block).is_ok_and(|(h, _)| is_ahead(&h))
+        {
+            found.push(geometry.start + at);
+        }
+    }
+    Ok(found)
 }
 
 /// Everything that a walk finds.

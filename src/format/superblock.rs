@@ -10,8 +10,8 @@ use bincode::{Decode, Encode};
 
 /// First bytes of a slot.
 pub const MAGIC: [u8; 8] = *b"USTDYSUP";
-/// The version written and read by this code.
-pub const VERSION: u16 = 1;
+/// The version written by this code; it reads version 1 too.
+pub const VERSION: u16 = 2;
 /// Where the slots are in the log, in bytes.
 pub const SLOT_OFFSETS: [u64; 2] = [0, SLOT_BYTES as u64];
 /// Room of a slot.
@@ -37,6 +37,9 @@ const _: () = assert!(at::CRC == at::RESERVED + 2 && at::BODY_BYTES == at::CRC +
 const _: () = assert!(at::RESERVED_2 == at::BODY_BYTES + 4 && at::BODY > at::RESERVED_2);
 const _: () = assert!(SLOT_BYTES.is_multiple_of(BLOCK) && 2 * SLOT_BYTES as u64 == RING_START);
 const _: () = assert!(MAX_LINEAGE * 32 < SLOT_BYTES / 2);
+
+/// Bytes of a body that version 1 did not have: address, checksum and lsn of `behind`, and no `lost`.
+const ADDED_IN_2: usize = 8 + 4 + 8 + 1;
 
 fn bincode_config() -> impl bincode::config::Config {
     bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<SLOT_BYTES>()
@@ -90,6 +93,12 @@ pub struct Superblock {
     pub log_errors: bool,
     /// Room for additions that an older program may ignore; written back as read.
     pub extension: Vec<u8>,
+    // Since version 2.
+    /// The batch with the first record past the checkpoint, or one before it; the end of the chain where there is none. What is damaged
+    /// before it costs reach and no more (L2).
+    pub behind: ScanStart,
+    /// Records from here on were durable in this log, and cannot be read any more; nobody has made up for them yet (L2).
+    pub lost: Option<Lsn>,
 }
 
 /// Where the bits of a peer are, and since when they are complete (B2).
@@ -202,14 +211,20 @@ pub fn decode(slot: &[u8]) -> Result<Superblock, SuperError> {
         return Err(damaged(Damage::Checksum { stored, computed }));
     }
     let version = le::u16(slot, at::VERSION);
-    if version != VERSION {
+    if !(1..=VERSION).contains(&version) {
         return Err(SuperError::Version { version });
     }
-    let body = &slot[at::BODY..at::BODY + body_bytes];
-    let (superblock, used) = bincode::decode_from_slice::<Superblock, _>(body, bincode_config())
+    let mut body = slot[at::BODY..at::BODY + body_bytes].to_vec();
+    if version == 1 {
+        body.extend([0; ADDED_IN_2]);
+    }
+    let (mut superblock, used) = bincode::decode_from_slice::<Superblock, _>(&body, bincode_config())
         .map_err(|e| damaged(Damage::Body(e.to_string())))?;
-    if used != body_bytes {
-        return Err(damaged(Damage::Body(format!("{} bytes are left over", body_bytes - used))));
+    if used != body.len() {
+        return Err(damaged(Damage::Body(format!("{} bytes are left over", body.len() - used))));
+    }
+    if version == 1 {
+        superblock.behind = superblock.tail;
     }
     Ok(superblock)
 }

@@ -29,6 +29,8 @@ pub trait Brain: Sized {
     fn lineage(&self) -> &[Term];
     fn charter(&self) -> &Charter;
     fn has_image(&self) -> bool;
+    /// What it had made durable is lost, from some record on (L2).
+    fn is_damaged(&self) -> bool;
     /// A failure of its storage has put it out of action until it is restarted.
     fn is_faulted(&self) -> bool;
 }
@@ -75,6 +77,10 @@ impl Brain for Node {
 
     fn has_image(&self) -> bool {
         Node::has_image(self)
+    }
+
+    fn is_damaged(&self) -> bool {
+        Node::is_damaged(self)
     }
 
     fn is_faulted(&self) -> bool {

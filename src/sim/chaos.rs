@@ -141,17 +141,6 @@ impl<B: Brain> World<B> {
         self.later(length, Happening::DiskWell { node });
     }
 
-    /// A node refuses to start from a log that has rotted. Somebody makes it anew where another one serves, and waits for that
-    /// otherwise.
-    fn refused_to_start(&mut self, node: NodeId) -> Result<(), Violation> {
-        self.counts.one("starts refused for damage");
-        if self.active().is_some_and(|active| active != node) {
-            return self.create_anew(node);
-        }
-        self.later(300_000, Happening::Restart { node });
-        Ok(())
-    }
-
     fn freeze(&mut self, node: NodeId) {
         let slot = self.slot(node);
         if slot.brain.is_none() || slot.frozen.is_some() {
@@ -260,7 +249,6 @@ impl<B: Brain> World<B> {
                 self.later(10_000, Happening::Restart { node });
                 return Ok(());
             }
-            Err(_) if slot.rotten => return self.refused_to_start(node),
             Err(error) => {
                 let who = name(node.0 as usize);
                 return Err(broken("2 a valid image", format!("{who} cannot start from what it left: {error}")));
@@ -301,9 +289,6 @@ impl<B: Brain> World<B> {
     pub(super) fn inspect(&mut self, node: NodeId) -> Result<(), Violation> {
         let mut rng = self.rng.fork();
         let slot = &self.slots[node.0 as usize];
-        if slot.rotten {
-            return Ok(());
-        }
         let mut disk = slot.disk.clone();
         rot::cure(&mut disk, &slot.bad_pages);
         let power = rng.per_mille(700);
@@ -311,12 +296,19 @@ impl<B: Brain> World<B> {
             true => disk.power_cut(&mut rng),
             false => disk.process_crash(&mut rng),
         }
+        // Whatever rots in a log, what is left is an image of some prefix, or said to be none (L2).
+        let mut rotten = slot.rotten;
+        if rng.per_mille(150) {
+            rot::rot_log(&mut disk, &mut rng);
+            rotten = true;
+        }
         disk.mood = self.plan.disk.clone();
         let config = self.plan.config(node, rng.next_u128(), rng.next_u128());
         let lineage = slot.brain.as_ref().map(|b| b.lineage().to_vec()).unwrap_or_default();
-        let reported = slot.reported;
+        let reported = slot.reported.filter(|_| !rotten);
         let survives = !power && slot.client.as_ref().is_some_and(|c| c.live);
         let owed = if survives { self.durability.kept(node) } else { self.durability.durable(node) };
+        let owed = owed.filter(|_| !rotten);
         self.counts.one("images looked at");
         self.inspect_without_history(node, disk.clone(), &mut rng)?;
         let with_name =

@@ -82,7 +82,8 @@ pub struct Scope {
 pub struct Plan {
     pub modes: Vec<Mode>,
     pub geometry: Geometry,
-    pub log_size: u64,
+    /// One for each node.
+    pub log_sizes: Vec<u64>,
     pub memory: u64,
     pub window: u64,
     pub tables: u64,
@@ -122,10 +123,13 @@ impl Plan {
     pub fn draw(rng: &mut Rng, scope: &Scope) -> Plan {
         let nodes = rng.pick(&[2, 2, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5]);
         let style = rng.below(4);
-        let modes = (0..nodes).map(|i| mode(style, i, rng)).collect();
+        let modes: Vec<Mode> = (0..nodes).map(|i| mode(style, i, rng)).collect();
         let block = rng.pick(&[4096, 4096, 4096, 512]);
         let volumes = (0..rng.between(1, 2)).map(|_| rng.between(64, 256)).collect();
-        let log_size = if scope.large_logs { 1 << 30 } else { rng.pick(&[384 << 10, 512 << 10, 1 << 20]) };
+        let alike = rng.pick(&[Some(384 << 10), Some(512 << 10), Some(1 << 20), None, None]);
+        let log_size = |_: &Mode| alike.unwrap_or_else(|| rng.pick(&[384 << 10, 512 << 10, 1 << 20]));
+        let log_sizes =
+            if scope.large_logs { vec![1 << 30; modes.len()] } else { modes.iter().map(log_size).collect() };
         let mut troubles: Vec<(Trouble, u64)> = TROUBLES.to_vec();
         let share = rng.pick(&[200, 500, 800]);
         troubles.retain(|_| rng.per_mille(share));
@@ -136,7 +140,7 @@ impl Plan {
         let mut plan = Plan {
             modes,
             geometry: Geometry { block, volumes },
-            log_size,
+            log_sizes,
             memory: rng.pick(&[64 << 10, 256 << 10, 1 << 20, 8 << 20]),
             window: rng.pick(&[32 << 10, 256 << 10, 4 << 20]),
             tables: TABLES,
@@ -195,6 +199,7 @@ impl Plan {
             ("worlds of durable writes", self.durable_write),
             ("worlds with packed frames", self.compress),
             ("worlds without holes", !self.tells_holes),
+            ("worlds of logs of different sizes", self.log_sizes.iter().any(|s| *s != self.log_sizes[0])),
         ];
         kinds.into_iter().filter_map(|(kind, is)| is.then_some(kind))
     }
@@ -210,7 +215,7 @@ impl Plan {
             me,
             volumes: self.geometry.volumes.iter().enumerate().map(volume).collect(),
             block: self.geometry.block as u32,
-            log_size: self.log_size,
+            log_size: self.log_sizes[me.0 as usize],
             stall_ms: self.stall_ms,
             on_stall: self.on_stall,
             durable_write: self.durable_write,

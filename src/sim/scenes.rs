@@ -6,11 +6,13 @@ use super::world::World;
 use crate::core::config::TABLES;
 use crate::core::{Command, Lsn, Mode, Node, NodeId, OnStall, Part, Role, Time, VolumeId};
 
+mod damage;
 mod progress;
 
 const ALPHA: NodeId = NodeId(0);
 const BETA: NodeId = NodeId(1);
 const GAMMA: NodeId = NodeId(2);
+const OFFSITE: NodeId = NodeId(3);
 const SECOND: u64 = 1_000_000;
 
 struct Scene(World<Node>);
@@ -19,7 +21,7 @@ impl Scene {
     /// So many nodes, all sync, without faults and without load, alpha active and all in sync.
     fn of(nodes: usize, change: impl FnOnce(&mut Plan)) -> Scene {
         let mut plan = Plan::draw(&mut Rng::new(1), &Scope { large_logs: true, ..Scope::default() });
-        plan.modes = vec![Mode::Sync; nodes];
+        (plan.modes, plan.log_sizes) = (vec![Mode::Sync; nodes], vec![1 << 30; nodes]);
         plan.on_stall = OnStall::Degrade;
         (plan.stall_ms, plan.heartbeat_ms, plan.flush_ms, plan.apply_ms) = (500, 50, 50, 50);
         (plan.net_delay_us, plan.batch_us, plan.durable_write) = (200, 0, false);

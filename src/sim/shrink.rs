@@ -214,6 +214,10 @@ mod tests {
             self.0.has_image()
         }
 
+        fn is_damaged(&self) -> bool {
+            self.0.is_damaged()
+        }
+
         fn is_faulted(&self) -> bool {
             Brain::is_faulted(&self.0)
         }

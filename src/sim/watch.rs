@@ -78,8 +78,9 @@ impl<B: Brain> World<B> {
         let slot = &mut self.slots[node.0 as usize];
         let Some(brain) = &slot.brain else { return Ok(()) };
         let Some(term) = brain.lineage().last().map(|t| t.id) else { return Ok(()) };
-        if self.plan.allow_invalid && !brain.has_image() {
-            // What it held has been overwritten, as the file allows (`allow_invalid`): nothing of it is left to set aside.
+        if !brain.has_image() && (self.plan.allow_invalid || brain.is_damaged()) {
+            // What it held has been overwritten, as the file allows (`allow_invalid`), or was lost with the log in the middle of a round
+            // of applying (L2): nothing of it is left to set aside.
             slot.held_at = None;
             return Ok(());
         }

@@ -334,7 +334,8 @@ impl<B: Brain> World<B> {
             && slot.client.as_ref().is_some_and(|c| c.live)
             && hello.charter.overtakes(brain.charter())
         {
-            slot.outvoted_at.get_or_insert(self.now);
+            // What was decided in the same batch of events, before this one, is answered with it.
+            slot.outvoted_at.get_or_insert(self.now + self.plan.batch_us);
             let forced = hello.charter.generation != brain.charter().generation;
             self.counts.one(if forced {
                 "actives that met a higher generation"

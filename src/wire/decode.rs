@@ -4,12 +4,15 @@ use super::head::{Head, Meta};
 use super::header::FrameHeader;
 use super::{MAX_PAYLOAD, WireError};
 use crate::buf::{BufMut, Payload};
-use crate::core::hello::{Charter, Hello};
+use crate::core::hello::{Charter, Hello, PROTOCOL};
 use crate::core::lineage::MAX_TERMS;
 use crate::core::{Extent, Kind, Lsn, PeerMsg, Record, Role};
 
 /// What decoding a head may allocate, in bytes: an element takes up to eight times its encoded size.
 const DECODE_LIMIT: usize = 4 << 20;
+
+/// The number of a Hello among the heads, as it is encoded.
+const HELLO: u8 = 0;
 
 /// Lsns above this would overflow in arithmetic that is fine for any log that can be written.
 const MAX_LSN: u64 = 1 << 62;
@@ -43,6 +46,10 @@ pub fn decode(frame: &FrameHeader, head: &[u8], payload: Payload) -> Result<Peer
         return Err(WireError::HeadChecksum);
     }
     let config = bincode::config::standard().with_limit::<DECODE_LIMIT>();
+    if let Some(hello) = of_another_protocol(head, config) {
+        check_hello(&hello).map_err(WireError::Sense)?;
+        return Ok(PeerMsg::Hello(Box::new(hello)));
+    }
     let (head, used): (Head, usize) =
         bincode::decode_from_slice(head, config).map_err(|e| WireError::Head(e.to_string()))?;
     if used != frame.head_len {
@@ -57,6 +64,14 @@ pub fn decode(frame: &FrameHeader, head: &[u8], payload: Payload) -> Result<Peer
     }
     let records = records(&head, &payload)?;
     Ok(head.with_records(records))
+}
+
+/// A Hello of another version of the protocol, whose other fields may be any. The version and the names after it stay where they are.
+fn of_another_protocol(head: &[u8], config: impl bincode::config::Config) -> Option<Hello> {
+    let behind = head.strip_prefix(&[HELLO])?;
+    let (names, _) = bincode::decode_from_slice::<(u32, String, String), _>(behind, config).ok()?;
+    let (protocol, resource, node) = names;
+    (protocol != PROTOCOL).then(|| Hello::unintelligible(protocol, resource, node))
 }
 
 fn check_positions(head: &Head) -> Result<(), WireError> {

@@ -21,7 +21,7 @@ fn record(lsn: u64, kind: Kind, offset: u64, bytes: &[u8]) -> Record {
 
 fn hello() -> Hello {
     Hello {
-        protocol: 1,
+        protocol: hello::PROTOCOL,
         resource: "data".into(),
         node: "alpha".into(),
         incarnation: Incarnation(7 << 100),
@@ -104,6 +104,29 @@ fn one_of_each() -> Vec<PeerMsg> {
         PeerMsg::Bye { why: "over and out".into() },
         PeerMsg::Share(Share { records: 3, bytes: None, send: 1 << 40, at_most: true, again: 4096 }),
     ]
+}
+
+/// Whatever an older or newer daemon says behind its version and its names, it is known who speaks, and what.
+#[test]
+fn a_hello_of_another_protocol_is_read_as_far_as_its_names() {
+    let config = bincode::config::standard();
+    for protocol in [1, hello::PROTOCOL - 1, hello::PROTOCOL + 1, u32::MAX] {
+        for rest in [&b""[..], b"\xff", &[0; 100], &[0xfb; 1000]] {
+            let mut head = bincode::encode_to_vec((0u32, protocol, "data", "beta"), config).unwrap();
+            head.extend_from_slice(rest);
+            let header = FrameHeader {
+                head_len: head.len(),
+                payload_len: 0,
+                head_crc: crc32fast::hash(&head),
+                compressed: false,
+            };
+            let decoded = decode(&header, &head, Payload::empty()).unwrap();
+            let expected = Hello::unintelligible(protocol, "data".into(), "beta".into());
+            assert_eq!(decoded, PeerMsg::Hello(Box::new(expected)), "protocol {protocol}");
+        }
+    }
+    let same = round_trip(&PeerMsg::Hello(Box::new(hello())), false);
+    assert_eq!(same, PeerMsg::Hello(Box::new(hello())));
 }
 
 /// Header, head and payload of a frame as a receiver has them.

@@ -202,3 +202,36 @@ fn a_rejoin_without_room_for_the_salvage_is_refused_in_words() {
     cluster.assert_stores_equal(0, &[1], VOLUME);
     assert!(cluster.dir(1).join("salvage.1").exists());
 }
+
+/// What a dead peer lacks is listed before the log drops it, and there is no room for the list (B1): writes wait, the daemon lives on and
+/// says why, and goes on when there is room.
+#[test]
+fn an_active_without_room_for_its_lists_goes_on_when_there_is_room() {
+    let cluster = Cluster::bare(&pair("16MiB").log_size("16MiB").resource("stall_ms = 300"));
+    let Some(mut disk) = SmallDisk::under(&cluster, 0, "64m") else { return };
+    let mut cluster = cluster.serve(&[0, 1]);
+    let mut client = cluster.client(0);
+    let round = move |client: &mut understudy::nbd_client::Client, byte: u8| {
+        (0..16).for_each(|n| client.write(n << 20, &[byte; 1 << 20], true).expect("a write that waits for room"));
+    };
+    round(&mut client, 1);
+    cluster.await_status(0, "its store is allocated", |s| s["watermarks"]["applied"] == s["watermarks"]["accepted"]);
+    must(cluster.kill(1));
+    cluster.await_in_sync(0, &[0]);
+    // Everything that is left of the disk.
+    let mut filler = fs::File::create(cluster.dir(0).join("filler")).unwrap();
+    while filler.write_all(&[7; 4096]).is_ok() {}
+    let writer = std::thread::spawn(move || (2..6).for_each(|byte| round(&mut client, byte)));
+    let full = |s: &Value| {
+        let problems = s["problems"].as_array().cloned().unwrap_or_default();
+        problems.iter().any(|p| p["part"] == "bitmap" && p["remedy"].as_str().is_some_and(|r| r.contains("make room")))
+    };
+    cluster.await_status(0, "it says that there is no room for its lists", full);
+    assert!(!writer.is_finished(), "the log has dropped what no list has");
+    disk.resize("256m");
+    writer.join().expect("all was written");
+    must(cluster.start(1));
+    cluster.await_in_sync(0, &[0, 1]);
+    cluster.assert_stores_equal(0, &[1], VOLUME);
+    assert!(cluster.said(0).contains("storage_works part=bitmap"), "that it is over is not said");
+}

@@ -194,6 +194,8 @@ fn a_superblock() -> Superblock {
         next_salvage: 15,
         log_errors: false,
         extension: vec![1, 2, 3],
+        behind: ScanStart { address: 8192, prev_crc: 19, first: Lsn(59) },
+        lost: Some(Lsn(61)),
     }
 }
 

@@ -8,7 +8,10 @@ impl Node {
         let mut charter = self.charter.clone();
         if forced || charter.generation == (0, 0) {
             let names: Vec<&str> = off.iter().map(|n| self.cfg.name(*n)).collect();
-            charter.in_sync.retain(|m| !names.contains(&m.node.as_str()));
+            // The members are those of the charter's promotion. If it is not the one that this node's own records end in, they say
+            // nothing of these: a node that could not rejoin is forced beside a newer active's followers.
+            let of_mine = self.lineage.last().is_some_and(|t| t.number == charter.term);
+            charter.in_sync.retain(|m| of_mine && !names.contains(&m.node.as_str()));
             // A first promotion founds generation 1; by force it is a higher one, above all that this node has heard of.
             let heard = self.peers.iter().filter_map(|p| p.hello.as_ref()).map(|h| h.charter.generation.0).max();
             let highest = charter.generation.0.max(heard.unwrap_or(0));
@@ -94,6 +97,7 @@ impl Node {
         }
         self.lineage = before.lineage;
         self.pledge = before.pledge;
+        self.lost = before.lost;
         self.persist(Then::Nothing);
     }
 

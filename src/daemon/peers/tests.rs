@@ -80,7 +80,7 @@ const BETA: NodeId = NodeId(1);
 
 fn hello(node: &str) -> Box<Hello> {
     Box::new(Hello {
-        protocol: 1,
+        protocol: crate::core::hello::PROTOCOL,
         resource: "data".into(),
         node: node.into(),
         incarnation: Incarnation(1),

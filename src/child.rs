@@ -16,7 +16,11 @@ pub enum Fate {
 
 /// Starts a child in a process group of its own: what is typed at the terminal reaches this process alone.
 pub fn spawn(command: &mut Command, fate: Fate) -> io::Result<Child> {
-    command.process_group(0);
+    spawn_beside(command.process_group(0), fate)
+}
+
+/// Starts a child in the process group of this process.
+pub fn spawn_beside(command: &mut Command, fate: Fate) -> io::Result<Child> {
     if fate == Fate::DiesWithUs {
         let before_exec = || prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
         // SAFETY: between fork and exec only async-signal-safe calls are allowed. This is one system call and a conversion of
