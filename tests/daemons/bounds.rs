@@ -42,6 +42,8 @@ fn a_resync_that_needs_more_history_than_it_may_take_is_refused() {
     assert_eq!(status["image"]["valid"], true);
     // It is what it was, and can be promoted.
     must(cluster.kill(0));
+    // What was last heard of alpha counts for three seconds (C8).
+    std::thread::sleep(Duration::from_secs(4));
     cluster.take_over(1, 0);
     let mut client = cluster.client(1);
     for at in (0..128 * MIB).step_by(4 << 20) {
