@@ -110,6 +110,10 @@ fn heading(status: &Value, colours: bool) -> String {
     if let (Value::String(fault), true) = (&status["fault"], list(&status["problems"]).is_empty()) {
         text.push_str(&format!("{}\n", paint(&plain(fault), Some(Colour::Bad), colours)));
     }
+    for shut in list(&status["not_listening"]) {
+        let said = format!("nobody can connect to {}: {}", word(&shut["address"]), word(&shut["why"]));
+        text.push_str(&format!("{}\n", paint(&said, Some(Colour::Bad), colours)));
+    }
     if let Value::String(why) = &status["image"]["why"] {
         text.push_str(&format!("no valid image: {}\n", paint(&plain(why), Some(Colour::Bad), colours)));
     }

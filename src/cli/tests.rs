@@ -194,9 +194,11 @@ fn the_page_and_the_documentation_know_every_field_of_the_status() {
     let mut value = serde_json::to_value(status).unwrap();
     value["clients"] = 2.into();
     value["parts"] = json!([{ "path": "/a/log", "io": "buffered" }, { "path": "/a/store", "io": "direct" }]);
+    value["not_listening"] = json!([{ "address": "tcp:127.0.0.1:10809", "why": "in use" }]);
     let page = render_status(&value, false);
     let expected = "\
 data on beta: passive, faulted, term 3 (1a2b3c4d)
+nobody can connect to tcp:127.0.0.1:10809: in use
 no valid image: it is overwritten in place
 active     alpha
 in sync    alpha

@@ -18,11 +18,16 @@ pub fn show(report: &Value, json: bool, out: &mut dyn Write) -> anyhow::Result<(
     if report["equal"] == true {
         return Ok(());
     }
-    let unfinished = list(&report["peers"]).iter().any(|p| p["unfinished"].is_string());
-    match unfinished {
-        true => anyhow::bail!("the comparison did not come to its end"),
-        false => anyhow::bail!("the replicas differ"),
+    let peers = list(&report["peers"]);
+    if peers.iter().any(|p| p["unfinished"].is_string()) {
+        anyhow::bail!("the comparison did not come to its end");
     }
+    if peers.iter().any(|p| p["differing_bytes"] != 0 && p["repaired"] != true) {
+        anyhow::bail!("the replicas differ");
+    }
+    anyhow::bail!(
+        "some of it was written to all the time and could not be compared: verify again when there is less to do"
+    )
 }
 
 /// A line for each peer, and one for each range that differs.
@@ -50,6 +55,7 @@ pub fn render(report: &Value) -> String {
 fn verdict(peer: &Value) -> String {
     let differing = peer["differing_bytes"].as_u64().unwrap_or(0);
     let mut text = match differing {
+        0 if is_busy(peer) => "no difference in what was compared".to_owned(),
         0 => "equal".to_owned(),
         n if peer["repaired"] == true => format!("{n} bytes differed and were written anew"),
         n => format!("{n} bytes differ (--repair mends them)"),
@@ -58,10 +64,14 @@ fn verdict(peer: &Value) -> String {
         let so_far = if differing == 0 { "no difference so far".to_owned() } else { text };
         text = format!("not finished: {}; {so_far}", word(&peer["unfinished"]));
     }
-    if peer["busy_bytes"].as_u64().is_some_and(|n| n > 0) {
+    if is_busy(peer) {
         text.push_str(&format!(", {} were written to all the time and left out", size(&peer["busy_bytes"])));
     }
     text
+}
+
+fn is_busy(peer: &Value) -> bool {
+    peer["busy_bytes"].as_u64().is_some_and(|n| n > 0)
 }
 
 #[cfg(test)]
@@ -117,5 +127,15 @@ mod tests {
         let mut out = Vec::new();
         assert!(show(&cut, true, &mut out).is_err());
         assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), cut);
+    }
+
+    #[test]
+    fn what_was_left_out_is_an_error() {
+        let busy =
+            report(false, json!({ "peer": "beta", "differing_bytes": 0, "repaired": false, "busy_bytes": 8192 }));
+        let (error, text) = shown(&busy);
+        assert!(error.unwrap().contains("verify again"));
+        let line = "beta: no difference in what was compared, 8 KiB were written to all the time and left out\n";
+        assert!(text.starts_with(line), "{text}");
     }
 }

@@ -55,6 +55,13 @@ pub struct Compared {
     pub unfinished: Option<String>,
 }
 
+impl Compared {
+    /// All of it was compared, and is the same now.
+    fn is_equal(&self) -> bool {
+        self.unfinished.is_none() && self.busy_bytes == 0 && (self.differing_bytes == 0 || self.repaired)
+    }
+}
+
 /// Bytes that differed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Range {
@@ -161,8 +168,7 @@ impl Node {
         if self.verify.as_ref().is_some_and(|v| v.peers.is_empty())
             && let Some(Verify { command, mut report, .. }) = self.verify.take()
         {
-            let same = |p: &Compared| p.unfinished.is_none() && (p.differing_bytes == 0 || p.repaired);
-            report.equal = report.peers.iter().all(same);
+            report.equal = report.peers.iter().all(Compared::is_equal);
             self.act(Action::CommandDone { id: command, result: Ok(Answer::Verified(Box::new(report))) });
         }
     }
@@ -426,4 +432,19 @@ fn checksums(read: ViewRead) -> Vec<u32> {
         }
     }
     bytes.chunks(GRAIN as usize).map(crc32fast::hash).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_left_out_is_not_called_equal() {
+        let found = Compared { compared_bytes: 1 << 20, ..Compared::default() };
+        assert!(found.is_equal());
+        assert!(!Compared { busy_bytes: 4096, ..found.clone() }.is_equal());
+        assert!(!Compared { unfinished: Some("the connection was lost".into()), ..found.clone() }.is_equal());
+        assert!(!Compared { differing_bytes: 4096, ..found.clone() }.is_equal());
+        assert!(Compared { differing_bytes: 4096, repaired: true, ..found }.is_equal());
+    }
 }

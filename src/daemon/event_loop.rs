@@ -289,6 +289,8 @@ impl<E: Engine> Loop<E> {
             }
             fields.insert("handoff".into(), self.handoffs.view());
             fields.insert("clients".into(), self.clients.count().into());
+            let shut = self.clients.shut_doors().map(|(address, why)| json!({ "address": address, "why": why }));
+            fields.insert("not_listening".into(), shut.collect());
             fields.insert("parts".into(), parts.collect());
         }
         status

@@ -4,8 +4,9 @@ use crate::common::*;
 use serde_json::Value;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use understudy::core::Command;
-use understudy::nbd_client::Client;
+use understudy::nbd_client::{Address, Client};
 
 fn plan() -> Plan {
     pair("16MiB")
@@ -67,6 +68,24 @@ fn a_port_in_use() {
     let text = refused(&cluster, "run", 0, &[]);
     has(&text, &[&cluster.port(0).to_string()]);
     assert!(text.to_lowercase().contains("in use"), "{text}");
+}
+
+#[test]
+fn status_says_that_nobody_can_connect() {
+    let mut cluster = Cluster::bare(&plan()).run();
+    let met = |s: &Value| s["peers"][0]["state"] == "idle";
+    cluster.await_status(0, "it meets its peer", met);
+    let Address::Unix(socket) = cluster.nbd_address(0) else { panic!("a unix socket") };
+    let taken = UnixListener::bind(&socket).unwrap();
+    must(cluster.promote(0));
+    let told =
+        |s: &Value| s["not_listening"][0]["why"].as_str().is_some_and(|why| why.contains("listens there already"));
+    cluster.await_status(0, "it says that nobody can connect", told);
+    let page = must(cluster.tool("status", 0, &[]));
+    has(&page, &["nobody can connect to", "nbd.sock", "listens there already"]);
+    drop(taken);
+    cluster.await_status(0, "it listens", |s| s["not_listening"].as_array().is_some_and(Vec::is_empty));
+    cluster.client(0);
 }
 
 #[test]

@@ -16,8 +16,8 @@ struct Door {
     open: Option<(u64, Listener)>,
     /// When to try again to open it, or to accept.
     retry: Option<Time>,
-    /// That it cannot be opened was said.
-    said: bool,
+    /// Why it cannot be opened: said once.
+    why: Option<String>,
 }
 
 pub struct Listeners {
@@ -38,7 +38,7 @@ impl Listeners {
                 _ => {}
             }
         }
-        let doors = specs.iter().map(|spec| Door { spec: spec.clone(), open: None, retry: None, said: false });
+        let doors = specs.iter().map(|spec| Door { spec: spec.clone(), open: None, retry: None, why: None });
         Ok(Listeners { doors: doors.collect(), serving: false, last: 0 })
     }
 
@@ -47,7 +47,7 @@ impl Listeners {
         self.serving = true;
         for door in &mut self.doors {
             door.retry = None;
-            door.said = false;
+            door.why = None;
             Self::try_open(door, &mut self.last, hub);
         }
     }
@@ -59,15 +59,22 @@ impl Listeners {
                 hub.journal.note(&Happening::Listening { address: door.spec.to_string() });
                 hub.client(ClientTag::Accept(*last), accept(&listener));
                 door.open = Some((*last, listener));
+                door.why = None;
             }
             Err(e) => {
                 door.retry = Some(hub.now.plus_ms(RETRY_MS));
-                if !std::mem::replace(&mut door.said, true) {
-                    let happening = Happening::NotListening { address: door.spec.to_string(), why: e.to_string() };
-                    hub.journal.note(&happening);
+                let why = e.to_string();
+                if door.why.replace(why.clone()).is_none() {
+                    hub.journal.note(&Happening::NotListening { address: door.spec.to_string(), why });
                 }
             }
         }
+    }
+
+    /// Where clients should be able to connect and cannot, and why.
+    pub fn shut(&self) -> impl Iterator<Item = (String, &str)> {
+        let doors = self.doors.iter().filter(|_| self.serving);
+        doors.filter_map(|door| Some((door.spec.to_string(), door.why.as_deref()?)))
     }
 
     /// Closes everything. Accepts that were waiting end.

@@ -111,6 +111,11 @@ impl Clients {
         }
     }
 
+    /// Where clients should be able to connect and cannot, and why.
+    pub fn shut_doors(&self) -> impl Iterator<Item = (String, &str)> {
+        self.listeners.shut()
+    }
+
     /// Lets nobody in any more; those who are stay until their requests are answered.
     pub fn close_doors(&mut self) {
         self.listeners.close();
