@@ -32,6 +32,8 @@ const HUGE_FROM: usize = 64 << 20;
 
 /// Who uses so much of it will use the rest.
 const AHEAD_FROM: usize = 16 << 20;
+/// Whoever may keep less takes it when it is needed: there is little to be had.
+const AHEAD_FOR: usize = 128 << 20;
 
 /// Memory from the system. Freed with the last buffer that was cut out of it.
 struct Arena {
@@ -157,7 +159,7 @@ impl Pool {
         }
         let new = self.made_ahead(bytes).unwrap_or_else(|| Mapping::new(bytes));
         let before = self.taken.replace(self.taken.get() + new.bytes());
-        if bytes == HUGE_PAGE && (before..self.taken.get()).contains(&AHEAD_FROM) {
+        if bytes == HUGE_PAGE && self.keep.get() >= AHEAD_FOR && (before..self.taken.get()).contains(&AHEAD_FROM) {
             *self.ahead.borrow_mut() = Ahead::start((self.keep.get() - AHEAD_FROM) / HUGE_PAGE);
         }
         new
