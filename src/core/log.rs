@@ -52,6 +52,8 @@ pub struct Log {
     /// Every batch is written stable.
     always_stable: bool,
     flush_ms: u64,
+    /// No I/O begins before the one before it is over.
+    one_by_one: bool,
 }
 
 /// What the log starts from: a fresh ring, or what recovery found.
@@ -90,6 +92,7 @@ impl Log {
             full: false,
             always_stable,
             flush_ms,
+            one_by_one: false,
         };
         log.forget_orphans();
         log
@@ -167,9 +170,15 @@ impl Log {
         self.wanted = self.wanted.max(lsn);
     }
 
+    /// For a log behind the page cache. Linux tells a failed write-back of a file to one caller alone: of two stable writes at once the wrong
+    /// one could hear of it, and the other would count as durable (L4).
+    pub fn go_one_by_one(&mut self) {
+        self.one_by_one = true;
+    }
+
     /// The next I/O to do, if one is to be done now. There may be more.
     pub fn poll(&mut self, now: Time) -> Option<(LogIo, Part, IoOp)> {
-        if self.failed.is_some() {
+        if self.failed.is_some() || (self.one_by_one && self.flights.is_busy()) {
             return None;
         }
         if self.flush_due().is_some_and(|due| due <= now)

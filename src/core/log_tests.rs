@@ -41,16 +41,41 @@ fn a_full_ring_flushes_what_is_waited_for() {
 }
 
 /// Two blocks are long in a ring of 128.
-fn long(log: &mut Log, first: u64) -> (LogIo, bool) {
+fn push_long(log: &mut Log, first: u64) {
     for lsn in [first, first + 1] {
         let payload = Payload::copy_of(&[1; BLOCK]);
         let (volume, kind, offset) = (VolumeId(0), Kind::Write, lsn * 4096);
         log.push(Record { lsn: Lsn(lsn), volume, kind, offset, length: 4096, crc: 0, payload }, TERM);
     }
+}
+
+/// The same, on its way to the disk: its name, and whether it is written stable.
+fn long(log: &mut Log, first: u64) -> (LogIo, bool) {
+    push_long(log, first);
     match log.poll(Time(0)) {
         Some((io, _, IoOp::Write { sync, .. })) => (io, sync),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn behind_the_page_cache_nothing_begins_before_the_last_is_over() {
+    let mut log = log(128);
+    log.go_one_by_one();
+    let (first, _) = long(&mut log, 1);
+    push_long(&mut log, 3);
+    assert!(log.poll(Time(0)).is_none(), "a write is under way");
+    log.done(first, Ok(()));
+    log.want_durable(Lsn(2));
+    let (flush, _, op) = log.poll(Time(0)).expect("a flush of what is written");
+    assert!(matches!(op, IoOp::Flush) && log.poll(Time(0)).is_none());
+    log.done(flush, Ok(()));
+    log.want_durable(Lsn(4));
+    while let Some((io, ..)) = log.poll(Time(0)) {
+        assert!(log.poll(Time(0)).is_none());
+        log.done(io, Ok(()));
+    }
+    assert_eq!(log.durable(), Lsn(4));
 }
 
 #[test]

@@ -381,6 +381,11 @@ impl Node {
         &self.charter
     }
 
+    /// The log's part is read and written through the page cache: its I/Os go one by one.
+    pub fn log_is_cached(&mut self) {
+        self.log.go_one_by_one();
+    }
+
     /// Whether it holds a valid image, or leads back to one (contract 3).
     pub fn has_image(&self) -> bool {
         self.gap.as_ref().is_none_or(|gap| gap.state.rollback.is_some())

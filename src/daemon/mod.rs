@@ -42,7 +42,7 @@ pub use journal::{Happening, rfc3339};
 
 use crate::config::{Settings, StoreIo};
 use crate::control::{ControlError, Server};
-use crate::core::{Incarnation, Node, RecoveryError, recovery};
+use crate::core::{Incarnation, Node, Part, RecoveryError, recovery};
 use devices::Devices;
 use disk::{Disk, DiskError, IoMode};
 use event_loop::{Loop, Pieces};
@@ -132,7 +132,10 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
         .filter(|(path, mode)| *mode == IoMode::Buffered && !asked_for(path))
         .map(|(path, _)| path.display().to_string())
         .collect();
-    let engine = Node::new(settings.node, recovered, hub.now);
+    let mut engine = Node::new(settings.node, recovered, hub.now);
+    if disk.is_cached(Part::Log) {
+        engine.log_is_cached();
+    }
     let tenure = Tenure::open(&settings.dir);
     waiting.start(handle.clone()).map_err(system("start a thread"))?;
     above.start(handle.clone(), devices.clone()).map_err(system("start a thread"))?;

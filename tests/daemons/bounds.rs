@@ -42,9 +42,13 @@ fn a_resync_that_needs_more_history_than_it_may_take_is_refused() {
     assert_eq!(status["image"]["valid"], true);
     // It is what it was, and can be promoted.
     must(cluster.kill(0));
-    // What was last heard of alpha counts for three seconds (C8).
-    std::thread::sleep(Duration::from_secs(4));
-    cluster.take_over(1, 0);
+    cluster.await_peer_gone(1, 0);
+    // What was last heard of alpha, which had no session with beta, counts for three seconds (C8).
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(refusal) = cluster.promote_without(1, &[0]) {
+        assert!(refusal.to_string().contains("was heard within") && Instant::now() < deadline, "{refusal}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let mut client = cluster.client(1);
     for at in (0..128 * MIB).step_by(4 << 20) {
         assert!(client.read(at, 4 << 20).unwrap().iter().all(|b| *b == 1), "at {at}");

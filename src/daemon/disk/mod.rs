@@ -93,6 +93,11 @@ impl Disk {
         self.parts.values().map(|f| (f.path(), f.mode()))
     }
 
+    /// Whether an open part is read and written through the page cache.
+    pub fn is_cached(&self, part: Part) -> bool {
+        self.parts.get(&part).is_some_and(|file| file.mode() == IoMode::Buffered)
+    }
+
     /// Starts an I/O.
     pub fn start(&mut self, id: IoId, part: Part, op: IoOp) -> Step {
         #[cfg(test)]
