@@ -12,7 +12,7 @@ const LOG: u64 = 4 * MIB;
 /// A disk in memory.
 #[derive(Default)]
 pub struct MemDisk {
-    parts: BTreeMap<Part, Vec<u8>>,
+    pub parts: BTreeMap<Part, Vec<u8>>,
     /// Parts of which every write fails, and with which errno.
     pub broken: BTreeMap<Part, i32>,
 }
@@ -102,6 +102,8 @@ pub struct Side {
     /// How long one I/O takes.
     pub io_us: u64,
     pub notices: Vec<Notice>,
+    /// Clients may come.
+    pub serves: bool,
     pub replies: VecDeque<(Time, ReqId, Result<Reply, ClientError>)>,
     sessions: BTreeMap<NodeId, SessionId>,
     life: u128,
@@ -142,6 +144,7 @@ impl Duo {
             disk: MemDisk::default(),
             io_us: 50,
             notices: Vec::new(),
+            serves: false,
             replies: VecDeque::new(),
             sessions: BTreeMap::new(),
             life: 0,
@@ -384,7 +387,8 @@ impl Duo {
                 self.done.insert(id, result);
             }
             Action::Notice(notice) => this.notices.push(notice),
-            Action::Serve { .. } | Action::StopServing => {}
+            Action::Serve { .. } => this.serves = true,
+            Action::StopServing => this.serves = false,
         }
     }
 }

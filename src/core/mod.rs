@@ -58,6 +58,8 @@ pub mod status;
 mod store;
 pub mod superblock;
 #[cfg(test)]
+mod superblock_tests;
+#[cfg(test)]
 mod surface_tests;
 mod target;
 mod times;

@@ -487,7 +487,7 @@ impl Node {
             self.abandon_operation(part);
             self.superblock.log_failed();
             if part != "superblock" {
-                self.persist(super::superblock::Then::Nothing);
+                self.persist(super::superblock::Then::Remember);
             }
             for peer in self.cfg.peers() {
                 self.close_link(peer, "storage failed", true);

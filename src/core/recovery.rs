@@ -121,19 +121,16 @@ pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recov
     let io = |source| RecoveryError::Io { what: "log", source };
     let first = disk.read(Part::Log, 0, SLOT_BYTES as u64).map_err(io)?;
     let second = disk.read(Part::Log, SLOT_BYTES as u64, SLOT_BYTES as u64).map_err(io)?;
-    let (mut superblock, slot) = superblock::choose(&first, &second)?;
-    let mut slot = slot as u8 ^ 1;
+    let (mut superblock, newest) = superblock::choose(&first, &second)?;
     check_identity(config, &superblock)?;
     let found = read_log(config, &superblock, disk).map_err(io)?;
     let unreadable = (found.log.tail != superblock.tail).then(|| found.log.tail.first.prev());
     let mut log = found.log;
-    if log.end < superblock.applying {
+    let is_no_image = log.end < superblock.applying;
+    if is_no_image {
         give_up_image(config, &mut superblock, &mut log);
-    } else if let Some(lost) = found.lost {
-        superblock.lost = Some(lost);
-        superblock.sequence += 1;
-        mark_damage(&superblock, slot, &log, disk)?;
-        slot ^= 1;
+    } else if found.lost.is_some() {
+        superblock.lost = found.lost;
     }
     let records = reload(&log, superblock.checkpoint, disk).map_err(io)?;
     stabilise(&log, superblock.checkpoint, disk).map_err(io)?;
@@ -143,7 +140,20 @@ pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recov
         bitmap.from = bitmap.from.max(log.tail.first.prev());
     }
     let gap = read_gap(config, &superblock, disk)?;
-    Ok(Recovered { superblock, slot, log, records, bitmaps, gap, unreadable })
+    // Both slots say all of it, the newest one last or not at all: a torn write leaves it as it is.
+    let writes = if is_no_image || found.lost.is_some() { 2 } else { 1 };
+    let mut slot = newest ^ 1;
+    for _ in 0..writes {
+        superblock.sequence += 1;
+        let bytes = superblock::encode(&superblock)?;
+        disk.write(Part::Log, superblock::SLOT_OFFSETS[slot], &bytes).map_err(io)?;
+        disk.flush(Part::Log).map_err(io)?;
+        slot ^= 1;
+    }
+    if found.lost.is_some() && !is_no_image {
+        wipe_ahead(&log, disk).map_err(io)?;
+    }
+    Ok(Recovered { superblock, slot: slot as u8, log, records, bitmaps, gap, unreadable })
 }
 
 /// A log, as far as it can be read.
@@ -225,26 +235,18 @@ fn give_up_image(config: &NodeConfig, superblock: &mut Superblock, log: &mut Log
     log.index = LogIndex::new(log.geometry.size, config.index_limit());
     log.tail = ScanStart { address: log.next, prev_crc: log.prev_crc, first: checkpoint.next() };
     superblock.history_stream = log.stream;
+    (superblock.stream, superblock.tail, superblock.behind) = (log.stream, log.tail, log.tail);
 }
 
-/// That records are lost is made durable; then what proves it is wiped, or it would be found again behind the records that take their place.
-fn mark_damage(
-    superblock: &Superblock,
-    slot: u8,
-    log: &LogStart,
-    disk: &mut dyn BlockingDisk,
-) -> Result<(), RecoveryError> {
-    let io = |source| RecoveryError::Io { what: "log", source };
-    let bytes = superblock::encode(superblock)?;
-    disk.write(Part::Log, superblock::SLOT_OFFSETS[usize::from(slot)], &bytes).map_err(io)?;
-    disk.flush(Part::Log).map_err(io)?;
+/// That records are lost is on record: what proves it is wiped, or it would be found again behind the records that take their place.
+fn wipe_ahead(log: &LogStart, disk: &mut dyn BlockingDisk) -> Result<(), IoError> {
     let read = |offset, length| disk.read(Part::Log, offset, length);
-    let ahead = headers_ahead(&log.geometry, log.stream, log.next, read).map_err(io)?;
+    let ahead = headers_ahead(&log.geometry, log.stream, log.next, read)?;
     let blank = crate::buf::BufMut::zeroed(BLOCK).freeze();
     for offset in ahead {
-        disk.write(Part::Log, offset, &blank).map_err(io)?;
+        disk.write(Part::Log, offset, &blank)?;
     }
-    disk.flush(Part::Log).map_err(io)
+    disk.flush(Part::Log)
 }
 
 /// The lists of what peers lack (B1). One that is shorter than it was is of no use: its peer will be compared in full.

@@ -98,7 +98,7 @@ impl Node {
         self.lineage = before.lineage;
         self.pledge = before.pledge;
         self.lost = before.lost;
-        self.persist(Then::Nothing);
+        self.persist(Then::Remember);
     }
 
     pub(in crate::core) fn claim_answered(&mut self, node: NodeId, of: u64, granted: bool) {
