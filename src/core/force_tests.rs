@@ -127,3 +127,19 @@ fn a_faulted_active_stops_when_it_hears_of_a_later_promotion() {
     duo.run_ms(5000);
     assert!(!duo.sides[ALPHA].serves, "it shows what may be outdated");
 }
+
+/// A node that the file knows no more is no second copy: with on_stall = "suspend" nothing completes for its sake.
+#[test]
+fn a_member_that_is_not_in_the_file_goes_with_a_forced_promotion() {
+    let mut duo = Duo::in_sync();
+    duo.run_ms(500);
+    duo.node(BETA).charter.in_sync.push(hello::Member { node: "gamma".into(), incarnation: Incarnation(7) });
+    duo.stop(ALPHA);
+    duo.run_ms(4000);
+    assert!(matches!(
+        duo.order(BETA, Command::Promote { force: false, off: vec![] }),
+        Err(Refusal::Unreachable { .. })
+    ));
+    promote_beta(&mut duo).unwrap();
+    assert_eq!(duo.status(BETA).in_sync, ["beta"]);
+}

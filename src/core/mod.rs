@@ -52,6 +52,7 @@ mod resync_target;
 mod room;
 pub mod runs;
 mod salvage;
+mod sectors;
 mod source;
 mod split_brain;
 pub mod status;

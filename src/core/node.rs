@@ -276,7 +276,7 @@ impl Node {
             durable: node.log.durable().0,
             applied: node.store.applied().0,
         });
-        node.say_what_is_damaged();
+        node.say_what_is_damaged(&recovered.lists_lost);
         // The incarnation on disk is this process's before it speaks to anyone (C1).
         node.persist(super::superblock::Then::Nothing);
         node

@@ -19,48 +19,25 @@ pub enum Then {
     /// The term stands: the node is active (L1).
     TermOpened,
     /// The own part of a charter change (C9).
-    CharterStands {
-        version: u64,
-    },
+    CharterStands { version: u64 },
     /// The charter of the active is held here.
-    ConfirmCharter {
-        peer: NodeId,
-        session: SessionId,
-        version: u64,
-    },
+    ConfirmCharter { peer: NodeId, session: SessionId, version: u64 },
     /// The stores may be written to: what they will hold is on record (R1).
     Apply,
     /// The claimed charter is held here: whoever asked may go on.
-    GrantClaim {
-        peer: NodeId,
-        session: SessionId,
-        version: u64,
-    },
+    GrantClaim { peer: NodeId, session: SessionId, version: u64 },
     /// The active's lineage is adopted: ready for its records (L1).
-    Ready {
-        peer: NodeId,
-        session: SessionId,
-    },
+    Ready { peer: NodeId, session: SessionId },
     /// The gap is open, and is known to be after a crash (R1).
-    GapOpen {
-        peer: NodeId,
-        session: SessionId,
-    },
+    GapOpen { peer: NodeId, session: SessionId },
     /// The way back is given up for good (contract 3): the resync may overwrite in place.
-    Invalid {
-        peer: NodeId,
-        session: SessionId,
-    },
+    Invalid { peer: NodeId, session: SessionId },
     /// The undo that was put back is not counted on any more: it may be cut off.
     Rewind,
     /// No gap is open any more: its history takes no room.
     FreeHistory,
     /// The image is whole (R3).
-    GapClosed {
-        peer: NodeId,
-        session: SessionId,
-        position: Lsn,
-    },
+    GapClosed { peer: NodeId, session: SessionId, position: Lsn },
 }
 
 /// What a slot holds.

@@ -56,3 +56,26 @@ fn a_start_writes_the_other_slot() {
     let after = slots(&mut duo.sides[BETA].disk);
     assert!(before.iter().max() < after.iter().min(), "{before:?}, {after:?}");
 }
+
+/// Its first superblock is on the disk, and no more: whoever forced it was told of no success, and the others go on as before (C7).
+#[test]
+fn a_term_that_stands_in_one_slot_was_never_served_in() {
+    let mut duo = Duo::in_sync();
+    duo.part();
+    duo.run_ms(4000);
+    duo.sides[BETA].io_us = 10_000;
+    let before = slots(&mut duo.sides[BETA].disk);
+    let force = Command::Promote { force: true, off: vec!["alpha".into()] };
+    duo.tell(BETA, Event::Command { id: CommandId(1_000_000), command: force });
+    while slots(&mut duo.sides[BETA].disk) == before {
+        duo.run_ms(1);
+    }
+    assert!(!duo.sides[BETA].serves);
+    duo.stop(BETA);
+    duo.sides[BETA].io_us = 50;
+    duo.start(BETA);
+    assert_eq!((duo.status(BETA).active.as_deref(), duo.node(BETA).lineage().len()), (Some("alpha"), 1));
+    duo.parted = false;
+    duo.run_ms(5000);
+    assert!(duo.sides[ALPHA].serves && duo.status(ALPHA).in_sync.len() == 2);
+}

@@ -210,7 +210,6 @@ mod tests {
     fn no_device_is_failed_for_a_demotion_that_is_refused() {
         let (devices, orders) = Devices::watched();
         let (handle, requests) = channel(devices, Handoffs::default()).unwrap();
-        let answers = std::thread::spawn(move || refusing(requests));
         let keeper = std::thread::spawn(move || {
             let mut taken_down = 0;
             for order in orders {
@@ -221,12 +220,13 @@ mod tests {
             }
             taken_down
         });
-        for force in [false, true] {
-            assert_eq!(handle.command(Command::Demote { force }).unwrap_err(), "it is busy");
-        }
-        handle.stop();
-        assert!(answers.join().unwrap().is_empty());
-        drop(handle);
+        let operator = std::thread::spawn(move || {
+            let refusals = [false, true].map(|force| handle.command(Command::Demote { force }).unwrap_err());
+            handle.stop();
+            refusals
+        });
+        assert!(refusing(requests).is_empty());
+        assert_eq!(operator.join().unwrap(), ["it is busy", "it is busy"]);
         assert_eq!(keeper.join().unwrap(), 0);
     }
 }

@@ -37,7 +37,8 @@ fn of_device(sys: &Path) -> Option<String> {
 /// One line, without what would not fit there.
 fn said(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
-    let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
+    let words: Vec<&str> =
+        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
     (!words.is_empty()).then(|| words.join(" "))
 }
 
@@ -92,4 +93,53 @@ pub fn check(settings: &Settings) -> Result<(), DiskError> {
     }
     let kept = noted.into_iter().map(|(volume, was)| (volume.to_string(), was.to_string()));
     write(&settings.dir, &present.into_iter().chain(kept).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::create;
+    use crate::daemon::disk::Disk;
+    use crate::daemon::testing::{disk_dir, settings};
+
+    fn refused(settings: &Settings) -> String {
+        Disk::open(settings).map(drop).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_store_that_is_another_is_refused() {
+        let dir = disk_dir();
+        let mut settings = settings(dir.path(), "alpha");
+        // Of one size, so that nothing else tells them apart.
+        settings.node.volumes[1].size = settings.node.volumes[0].size;
+        create(&settings, false).unwrap();
+        drop(Disk::open(&settings).unwrap());
+        settings.stores.swap(0, 1);
+        let why = refused(&settings);
+        assert!(why.contains("disk1 is not the store that volume disk0 was made with"), "{why}");
+        settings.stores.swap(0, 1);
+        drop(Disk::open(&settings).unwrap());
+        // Restored from a backup: the operator says that it is the one.
+        let copy = dir.path().join("copy");
+        fs::copy(&settings.stores[0], &copy).unwrap();
+        fs::rename(&copy, &settings.stores[0]).unwrap();
+        let why = refused(&settings);
+        let record = record(&settings.dir);
+        assert!(why.contains(&format!("remove {} and start again", record.display())), "{why}");
+        fs::remove_file(&record).unwrap();
+        drop(Disk::open(&settings).unwrap());
+        drop(Disk::open(&settings).unwrap());
+        assert!(record.exists(), "noted again");
+    }
+
+    #[test]
+    fn a_partition_is_told_by_its_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let partition = dir.path().join("nvme0n1").join("nvme0n1p2");
+        fs::create_dir_all(&partition).unwrap();
+        fs::write(partition.join("partition"), "2\n").unwrap();
+        assert_eq!(of_device(&partition), None);
+        fs::write(dir.path().join("nvme0n1/wwid"), "eui.0025  38b1\n").unwrap();
+        assert_eq!(of_device(&partition).as_deref(), Some("partition 2 of eui.0025 38b1"));
+    }
 }
