@@ -15,6 +15,7 @@
 //! | [`address`], [`announce`] | addresses of interfaces, and telling the link of them |
 //! | [`watchdog`] | a device that resets the machine |
 //! | [`memory`] | a process that must not wait for its own device |
+//! | [`room`] | sockets that hold whole requests |
 //! | [`probe`] | what a kernel offers |
 
 pub mod address;
@@ -27,6 +28,7 @@ pub mod memory;
 pub mod mounting;
 pub mod nbd;
 pub mod probe;
+pub mod room;
 pub mod ublk;
 pub mod users;
 pub mod watchdog;

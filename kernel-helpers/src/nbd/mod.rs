@@ -7,6 +7,7 @@
 mod netlink;
 
 use crate::front::{Front, Op, Request, Shape};
+use crate::room;
 use netlink::Family;
 use std::collections::VecDeque;
 use std::fs;
@@ -48,6 +49,7 @@ impl Nbd {
     /// What the kernel answers.
     pub fn connect(shape: Shape, connections: usize, mark: &str) -> io::Result<(Nbd, Vec<Connection>)> {
         let pairs = (0..connections).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>()?;
+        pairs.iter().for_each(|(kernel, ours)| [kernel, ours].into_iter().for_each(room::give));
         let sockets: Vec<BorrowedFd<'_>> = pairs.iter().map(|(kernel, _)| kernel.as_fd()).collect();
         let writing = if shape.read_only { READ_ONLY } else { SEND_TRIM | SEND_WRITE_ZEROES };
         let flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA | CAN_MULTI_CONN | writing;
