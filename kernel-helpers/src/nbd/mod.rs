@@ -6,6 +6,7 @@
 
 mod netlink;
 
+use crate::buffers::{self, Buffer};
 use crate::front::{Front, Op, Request, Shape};
 use crate::room;
 use netlink::Family;
@@ -123,7 +124,7 @@ pub struct Connection {
 struct Slot {
     cookie: [u8; 8],
     op: Op,
-    buffer: Box<[u8]>,
+    buffer: Buffer,
 }
 
 fn field<const N: usize>(head: &[u8; HEAD], at: usize) -> [u8; N] {
@@ -139,12 +140,11 @@ fn broken() -> io::Error {
 impl Connection {
     fn new(stream: UnixStream, shape: Shape) -> io::Result<Connection> {
         stream.set_nonblocking(true)?;
-        // Written to once, so that it is there: nothing is allocated later, when memory may be short.
-        let slot = |_| Slot { cookie: [0; 8], op: Op::Flush, buffer: vec![0xff; MAX_IO].into_boxed_slice() };
+        let buffers = buffers::take(usize::from(DEPTH), MAX_IO)?.into_iter();
         Ok(Connection {
             stream,
             shape,
-            slots: (0..DEPTH).map(slot).collect(),
+            slots: buffers.map(|buffer| Slot { cookie: [0; 8], op: Op::Flush, buffer }).collect(),
             free: (0..DEPTH).rev().collect(),
             head: [0; HEAD],
             filled: 0,
