@@ -40,6 +40,8 @@ pub mod node;
 pub mod notice;
 #[cfg(test)]
 mod operator_tests;
+#[cfg(test)]
+mod opening_tests;
 pub mod overlay;
 #[cfg(test)]
 mod pace_tests;
