@@ -30,7 +30,9 @@ pub enum SalvageError {
     /// A salvage numbers its volumes, in the order of the file that it was made under.
     #[error(
         "the volumes of the file are {}, and those that {node}'s log was made for are {}: a salvage of that node would be read as another volume's. \
-         Give the file that belongs to the log", listed_volumes(expected), listed_volumes(found)
+         Give the file that belongs to the log",
+        listed_volumes(expected),
+        listed_volumes(found)
     )]
     OtherVolumes { node: String, expected: Vec<(String, u64)>, found: Vec<(String, u64)> },
     #[error("{} was made for another resource: it names volume {volume}, and the file has {volumes}", path.display())]

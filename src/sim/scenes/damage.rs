@@ -1,8 +1,8 @@
 //! Logs that were damaged while their node was down (L2).
 
 use super::*;
-use crate::format::batch::decode_header;
 use crate::core::BlockingDisk;
+use crate::format::batch::decode_header;
 use crate::format::superblock::{RING_START, SLOT_BYTES, SLOT_OFFSETS, choose};
 use crate::sim::disk::Blocking;
 
