@@ -111,7 +111,10 @@ fn a_promotion_whose_superblock_failed_may_stand_and_says_so() {
     duo.run_ms(4000);
     duo.sides[BETA].disk.broken.insert(Part::Log, 5);
     let refused = duo.order(BETA, force_beta());
-    assert!(matches!(&refused, Err(Refusal::Faulted { what }) if what.contains("may stand on the disk")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(Refusal::Faulted { what }) if what.contains("may stand on the disk")),
+        "{refused:?}"
+    );
     // This process was never active, and outvotes nobody.
     assert_eq!(duo.status(BETA).active.as_deref(), Some("alpha"));
     duo.parted = false;

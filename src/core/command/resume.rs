@@ -63,7 +63,8 @@ impl Node {
         names.sort();
         names.dedup();
         // For one that the file does not know it does not wait: it is refused for it.
-        let held = |name: &String| self.cfg.find(name).is_none_or(|n| self.agrees(n)) && self.pledge.as_ref() != Some(name);
+        let held =
+            |name: &String| self.cfg.find(name).is_none_or(|n| self.agrees(n)) && self.pledge.as_ref() != Some(name);
         names.retain(|name| !held(name));
         let since_s = now.since_us(self.began) as f64 / 1e6;
         let refused = self.guard_promotion(false, &[]).err().filter(|_| now >= self.resume_at);
