@@ -92,6 +92,8 @@ fn a_pledge_stands_before_the_claim_is_granted() {
     let mut duo = Duo::new();
     duo.run_ms(100);
     duo.sides[BETA].io_us = 20_000;
+    // Before beta hears what came of it.
+    duo.wire_us = 3000;
     duo.tell(
         ALPHA,
         Event::Command { id: CommandId(1_000_000), command: Command::Promote { force: false, off: vec![] } },
