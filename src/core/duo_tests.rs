@@ -183,7 +183,8 @@ impl Duo {
     }
 
     fn config(&self, side: usize) -> NodeConfig {
-        let spec = |n: &str| NodeSpec { name: n.into(), mode: Mode::Sync, bandwidth: None };
+        let spec =
+            |n: &str| NodeSpec { name: n.into(), mode: Mode::Sync, bandwidth: None, takeover: Takeover::Automatic };
         let mut config = NodeConfig {
             resource: "data".into(),
             nodes: ["alpha", "beta"].map(spec).to_vec(),
@@ -191,6 +192,7 @@ impl Duo {
             volumes: vec![VolumeSpec { name: "disk0".into(), size: 8 * MIB }],
             block: 4096,
             log_size: LOG,
+            keeper: Keeper::Alone,
             stall_ms: 200,
             on_stall: OnStall::Degrade,
             durable_write: false,
@@ -384,7 +386,7 @@ impl Duo {
                 self.done.insert(id, result);
             }
             Action::Notice(notice) => this.notices.push(notice),
-            Action::Serve { .. } | Action::StopServing => {}
+            Action::Serve { .. } | Action::StopServing | Action::AskVoter { .. } => {}
         }
     }
 }

@@ -285,6 +285,7 @@ impl Node {
                 self.overheard(node, &hello)
             }
             PeerMsg::Hello(hello) if self.is_asking(node, session, &hello) => self.probe_greeted(node, session, hello),
+            PeerMsg::Entry(_) => {} // Of voters that this node's file does not have.
             PeerMsg::Share(share) => self.share_came(node, session, share),
             PeerMsg::Hello(hello) => self.greeted(node, session, hello),
             PeerMsg::Bye { why } => self.bye_came(node, &why),

@@ -294,6 +294,7 @@ impl Node {
             Event::PeerMessage { peer, session, message } => self.peer_message(peer, session, message),
             Event::PeerHeard { peer, session } => self.peer_heard(peer, session),
             Event::Command { id, command } => self.command(id, command),
+            Event::VoterAnswered { .. } => {} // Nobody has been asked.
         }
     }
 

@@ -226,6 +226,8 @@ impl<E: Engine> Loop<E> {
                     self.handoffs.serve(tenure);
                 }
             }
+            // A file cannot name voters yet.
+            Action::AskVoter { voter, .. } => unreachable!("nothing says where the voter {voter} is"),
             Action::StopServing => {
                 self.devices.tell(DeviceOrder::StopServing);
                 self.handoffs.stop_serving();
