@@ -14,6 +14,8 @@ To run it, write one file, the same on every node, and on each node:
   understudy run data.toml --node alpha       the daemon, in the foreground
 and then on one of them, to make it serve the device:
   understudy promote data.toml --node alpha
+With a third machine that has a vote and no data, the other node takes over by itself when one dies:
+  understudy witness data.toml --node w1
 
 Exit codes: 0 done, 1 refused or failed (the reason is on standard error), 2 usage.";
 
@@ -56,6 +58,18 @@ pub enum Command {
     /// `understudy stop`.
     #[command(after_help = "Example:\n  understudy run data.toml --node alpha")]
     Run {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Run a witness in the foreground: a vote on who is active, without data
+    ///
+    /// One process keeps the votes of any number of resources, whose files all name its address. It needs a few MiB, and a folder that
+    /// outlives it. It ends on SIGINT, SIGTERM or `understudy stop`.
+    #[command(after_help = "\
+Examples:
+  understudy witness data.toml --node w1
+  understudy status data.toml --node w1      which resources it keeps, and who is active there")]
+    Witness {
         #[command(flatten)]
         target: Target,
     },

@@ -152,11 +152,9 @@ pub enum Problem {
     )]
     LeaseTooShort { lease_ms: u64, least: u64, heartbeat_ms: u64 },
     #[error(
-        "an async node that takes over by itself gives up the writes that it lacks: say how many seconds of them it may at most, as in max_loss_s = 5"
+        "is not possible for an async node in this version: it lacks writes, so an operator promotes it. Leave it out, or write \"manual\""
     )]
-    LossNotSaid,
-    #[error("is for async nodes that take over by themselves: a sync node lacks nothing, so leave it out")]
-    NoLoss,
+    AsyncTakeover,
     #[error("a resource has at most {most} of these, and the file has {found}")]
     TooMany { most: usize, found: usize },
 }

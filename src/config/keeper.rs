@@ -5,7 +5,7 @@ use super::error::{ConfigError, Problem};
 use super::parse::{Claims, flag, milliseconds, name_is_good};
 use super::reader::Table;
 use super::{Node, Resource};
-use crate::core::Mode;
+use crate::core::{Mode, Takeover};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,6 @@ const LEASE_MS: RangeInclusive<u64> = 100..=600_000;
 const LEASE_MS_DEFAULT: u64 = 1000;
 const ROUND_MS: RangeInclusive<u64> = 20..=60_000;
 const ROUND_MS_DEFAULT: u64 = 500;
-const MAX_LOSS_S: RangeInclusive<u64> = 1..=86_400;
 
 /// A lease must not run out because one heartbeat was late.
 const HEARTBEATS_OF_A_LEASE: u64 = 3;
@@ -30,14 +29,6 @@ pub enum Keeper {
     Alone,
     /// A majority of the sync nodes and the witnesses.
     Voters,
-}
-
-/// `takeover`: whether a node becomes active by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Takeover {
-    Manual,
-    Automatic,
 }
 
 /// `[witness.NAME]`
@@ -59,6 +50,17 @@ pub struct Asked {
     pub round_ms: u64,
 }
 
+impl Asked {
+    /// Whether voters keep the charter, as far as can be told before the witnesses are read.
+    pub fn votes(&self, root: &Table<'_>) -> bool {
+        self.keeper(root.get("witness").is_some()) == Keeper::Voters
+    }
+
+    fn keeper(&self, witnesses: bool) -> Keeper {
+        self.keeper.unwrap_or(if witnesses { Keeper::Voters } else { Keeper::Alone })
+    }
+}
+
 /// Reads `keeper`, `lease_ms` and `round_ms`.
 pub fn asked(table: &Table<'_>) -> Result<Asked, ConfigError> {
     let words = [Keeper::Alone, Keeper::Voters];
@@ -73,11 +75,6 @@ pub fn asked(table: &Table<'_>) -> Result<Asked, ConfigError> {
 pub fn takeover(table: &Table<'_>) -> Result<Option<Takeover>, ConfigError> {
     let words = [Takeover::Automatic, Takeover::Manual];
     table.get("takeover").map(|v| v.choice(&["automatic", "manual"], &words)).transpose()
-}
-
-/// Reads `max_loss_s` of a node.
-pub fn max_loss_s(table: &Table<'_>) -> Result<Option<u64>, ConfigError> {
-    table.get("max_loss_s").map(|v| v.number(MAX_LOSS_S, "5")).transpose()
 }
 
 /// Reads all `[witness.NAME]`, sorted by name.
@@ -123,20 +120,20 @@ fn witness(name: String, table: &Table<'_>, insecure: bool) -> Result<Witness, C
     Ok(Witness { name, address, dir, control })
 }
 
-/// What was asked for, checked against the nodes and witnesses that there are: the keeper. Nodes that do not say whether they take over get
-/// their default.
+/// What was asked for, checked against the nodes and witnesses that there are: the keeper. A node that does not say whether it takes over
+/// by itself got its default before it was known whether there are voters.
 pub fn settle(
     file: &Path,
     root: &Table<'_>,
     asked: &Asked,
     resource: &Resource,
-    nodes: &mut [Node],
+    nodes: &[Node],
     witnesses: &[Witness],
 ) -> Result<Keeper, ConfigError> {
     let table = root.need("resource", "[resource]")?.table("[resource]")?;
-    let keeper = asked.keeper.unwrap_or(if witnesses.is_empty() { Keeper::Alone } else { Keeper::Voters });
-    let node_place = |name: &str, field: &str| -> Result<super::reader::Place, ConfigError> {
-        Ok(root.need("node", "")?.table("")?.need(name, "")?.table("")?.place_of(field))
+    let keeper = asked.keeper(!witnesses.is_empty());
+    let node_place = |name: &str| -> Result<super::reader::Place, ConfigError> {
+        Ok(root.need("node", "")?.table("")?.need(name, "")?.table("")?.place_of("takeover"))
     };
     match keeper {
         Keeper::Alone => {
@@ -146,11 +143,8 @@ pub fn settle(
             if let Some(value) = ["lease_ms", "round_ms"].iter().find_map(|f| table.get(f)) {
                 return Err(value.problem(Problem::NeedsVoters));
             }
-            for node in nodes.iter() {
-                let field = if node.takeover == Some(Takeover::Automatic) { "takeover" } else { "max_loss_s" };
-                if node.takeover == Some(Takeover::Automatic) || node.max_loss_s.is_some() {
-                    return Err(node_place(&node.name, field)?.problem(file, Problem::NeedsVoters));
-                }
+            if let Some(node) = nodes.iter().find(|n| n.takeover == Takeover::Automatic) {
+                return Err(node_place(&node.name)?.problem(file, Problem::NeedsVoters));
             }
         }
         Keeper::Voters => {
@@ -167,22 +161,11 @@ pub fn settle(
                 };
                 return Err(table.place_of("lease_ms").problem(file, problem));
             }
-            for node in nodes.iter() {
-                match (node.mode, node.takeover, node.max_loss_s) {
-                    (Mode::Async, Some(Takeover::Automatic), None) => {
-                        return Err(node_place(&node.name, "takeover")?.problem(file, Problem::LossNotSaid));
-                    }
-                    (Mode::Sync, _, Some(_)) => {
-                        return Err(node_place(&node.name, "max_loss_s")?.problem(file, Problem::NoLoss));
-                    }
-                    _ => {}
-                }
+            let loses = |n: &&Node| n.mode == Mode::Async && n.takeover == Takeover::Automatic;
+            if let Some(node) = nodes.iter().find(loses) {
+                return Err(node_place(&node.name)?.problem(file, Problem::AsyncTakeover));
             }
         }
-    }
-    for node in nodes {
-        let by_itself = keeper == Keeper::Voters && node.mode == Mode::Sync;
-        node.takeover.get_or_insert(if by_itself { Takeover::Automatic } else { Takeover::Manual });
     }
     Ok(keeper)
 }

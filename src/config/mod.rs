@@ -17,16 +17,16 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 
-use crate::core::{Mode, OnStall};
+use crate::core::{Mode, OnStall, Takeover};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use address::NbdListen;
 pub use error::{ConfigError, Problem};
 pub use handoff::{Address, Handoff, Mount, Service};
-pub use keeper::{Keeper, Takeover, Witness};
+pub use keeper::{Keeper, Witness};
 pub use parse::{name_is_good, parse};
-pub use settings::{PeerSettings, Settings, host_name};
+pub use settings::{PeerSettings, Settings, VoterSettings, host_name};
 pub use size::{SizeError, parse_size, show_size};
 
 /// Where a bare name is looked for, as `NAME.toml`.
@@ -144,10 +144,8 @@ pub struct Node {
     pub store_io: StoreIo,
     /// One per volume, in the order of [`Config::volumes`].
     pub devices: Vec<DeviceKind>,
-    /// Whether it becomes active by itself; always there once the file is read.
-    pub takeover: Option<Takeover>,
-    /// An async node that takes over by itself may lack so many seconds of writes.
-    pub max_loss_s: Option<u64>,
+    /// Whether it becomes active by itself.
+    pub takeover: Takeover,
 }
 
 /// The file that an argument of the command line means: itself, or for a bare name (no slash, no `.toml`)

@@ -3,11 +3,11 @@
 use super::address::{NbdListen, check_socket_path, nbd_listen, peer_address, same_machine};
 use super::error::{ConfigError, Problem};
 use super::handoff::handoff;
-use super::keeper::{self, asked, max_loss_s, settle, takeover, witnesses};
+use super::keeper::{self, asked, settle, takeover, witnesses};
 use super::reader::{Place, Source, Table, Value};
 use super::size::show_size;
 use super::{Config, DeviceKind, Node, Resource, StoreIo, Volume, Witness};
-use crate::core::{Mode, OnStall};
+use crate::core::{Mode, OnStall, Takeover};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
@@ -71,7 +71,7 @@ const RESOURCE_FIELDS: [&str; 20] = [
     "lease_ms",
     "round_ms",
 ];
-const NODE_FIELDS: [&str; 16] = [
+const NODE_FIELDS: [&str; 15] = [
     "mode",
     "address",
     "dir",
@@ -87,7 +87,6 @@ const NODE_FIELDS: [&str; 16] = [
     "bandwidth",
     "device",
     "takeover",
-    "max_loss_s",
 ];
 
 /// Validates the text of a file. `file` is only for messages; nothing is read.
@@ -111,11 +110,12 @@ pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         bandwidth: bandwidth(&resource_table)?.unwrap_or(None),
         store_io: store_io(&resource_table)?.unwrap_or(StoreIo::Direct),
         volumes: &volumes,
+        voters: asked.votes(&root),
     };
     let mut claims = Claims { file, made: Vec::new() };
-    let mut nodes = nodes(file, &root, &defaults, &mut claims)?;
+    let nodes = nodes(file, &root, &defaults, &mut claims)?;
     let witnesses = witnesses(file, &root, defaults.insecure, &mut claims, &nodes)?;
-    let keeper = settle(file, &root, &asked, &resource, &mut nodes, &witnesses)?;
+    let keeper = settle(file, &root, &asked, &resource, &nodes, &witnesses)?;
     let handoff = handoff(file, &root, &volumes, &nodes)?;
     Ok(Config { file: file.to_owned(), resource, volumes, nodes, handoff, keeper, witnesses })
 }
@@ -243,6 +243,15 @@ struct NodeDefaults<'a> {
     bandwidth: Option<u64>,
     store_io: StoreIo,
     volumes: &'a [Volume],
+    /// There are voters.
+    voters: bool,
+}
+
+impl NodeDefaults<'_> {
+    /// Without voters nobody takes over by itself.
+    fn takeover(&self, mode: Mode) -> Takeover {
+        if self.voters { Takeover::of(mode) } else { Takeover::Manual }
+    }
 }
 
 fn nodes(
@@ -278,8 +287,9 @@ fn node(name: String, table: &Table<'_>, defaults: &NodeDefaults<'_>) -> Result<
     let log = path("log", "log")?;
     let control = path("control", "control.sock")?;
     check_socket_path(&control).map_err(|p| table.problem_at("control", &control, p))?;
+    let mode = mode(table)?.unwrap_or(defaults.mode);
     Ok(Node {
-        mode: mode(table)?.unwrap_or(defaults.mode),
+        mode,
         log_size: size(table, "log_size", LOG_SIZE, LOG_SIZE_DEFAULT)?,
         history_size: size(table, "history_size", HISTORY_SIZE, HISTORY_SIZE_DEFAULT)?,
         stores: stores(table, &dir, defaults.volumes)?,
@@ -291,8 +301,7 @@ fn node(name: String, table: &Table<'_>, defaults: &NodeDefaults<'_>) -> Result<
             let here = device(table)?;
             defaults.volumes.iter().map(|v| here.unwrap_or(v.device)).collect()
         },
-        takeover: takeover(table)?,
-        max_loss_s: max_loss_s(table)?,
+        takeover: takeover(table)?.unwrap_or(defaults.takeover(mode)),
         name,
         address,
         log,

@@ -14,7 +14,9 @@ use super::journal::Happening;
 use super::peers::Peers;
 use super::ring::{Completion, Fd, Op};
 use super::tenure::Tenure;
+use super::voters::Voters;
 use crate::core::{Action, BlockingDisk, CommandId, Event, IoId, Mode, Part, Time};
+use crate::voter::VoterNote;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -39,6 +41,7 @@ pub struct Loop<E> {
     pub peers: Peers,
     pub clients: Clients,
     tenure: Tenure,
+    voters: Voters,
     devices: Devices,
     handoffs: Handoffs,
     requests: Requests,
@@ -65,6 +68,7 @@ pub struct Pieces<E> {
     pub peers: Peers,
     pub clients: Clients,
     pub tenure: Tenure,
+    pub voters: Voters,
     pub devices: Devices,
     pub handoffs: Handoffs,
     pub requests: Requests,
@@ -80,7 +84,7 @@ pub fn now() -> Time {
 
 impl<E: Engine> Loop<E> {
     pub fn new(pieces: Pieces<E>) -> Loop<E> {
-        let Pieces { hub, engine, disk, peers, clients, tenure, devices, handoffs, requests, signal } = pieces;
+        let Pieces { hub, engine, disk, peers, clients, tenure, voters, devices, handoffs, requests, signal } = pieces;
         Loop {
             hub,
             engine,
@@ -88,6 +92,7 @@ impl<E: Engine> Loop<E> {
             peers,
             clients,
             tenure,
+            voters,
             devices,
             handoffs,
             requests,
@@ -226,8 +231,7 @@ impl<E: Engine> Loop<E> {
                     self.handoffs.serve(tenure);
                 }
             }
-            // A file cannot name voters yet.
-            Action::AskVoter { voter, .. } => unreachable!("nothing says where the voter {voter} is"),
+            Action::AskVoter { voter, question } => self.voters.ask(&voter, question),
             Action::StopServing => {
                 self.devices.tell(DeviceOrder::StopServing);
                 self.handoffs.stop_serving();
@@ -260,6 +264,12 @@ impl<E: Engine> Loop<E> {
             }
             Request::Note { happening } => self.hub.journal.note(&happening),
             Request::NoteHandoff { note } => self.hub.journal.note(&note),
+            // Strangers can cause these.
+            Request::NoteVoter { note: note @ VoterNote::AskerRefused { .. } } => self.hub.journal.complain(&note),
+            Request::NoteVoter { note } => self.hub.journal.note(&note),
+            Request::VoterAnswered { voter, answer } => {
+                self.hub.events.push_back(Event::VoterAnswered { voter, answer });
+            }
             Request::Stop => self.leave(),
             Request::StopNow => self.stop(),
         }
@@ -290,6 +300,7 @@ impl<E: Engine> Loop<E> {
                 }
             }
             fields.insert("handoff".into(), self.handoffs.view());
+            fields.insert("keeper".into(), self.voters.view());
             fields.insert("clients".into(), self.clients.count().into());
             let shut = self.clients.shut_doors().map(|(address, why)| json!({ "address": address, "why": why }));
             fields.insert("not_listening".into(), shut.collect());

@@ -146,7 +146,7 @@ mod tests {
             released: Some(Lsn(u64::MAX)),
             ..Charter::default()
         };
-        let entry = Entry { charter, voters: voters.clone(), former: voters };
+        let entry = Entry { charter, voters: voters.clone(), former: voters, maintenance: true };
         let ballot = Ballot { number: u64::MAX, by: u128::MAX };
         let vote = Vote { id: VoterId(7), generation: 3, promised: ballot, accepted: Some((ballot, entry)) };
         VoteSlot { sequence: 9, resource: name(3), voter: name(4), vote }

@@ -38,7 +38,7 @@ fn ballot(number: u64) -> Ballot {
 fn entry(version: u64, voters: &[VoterId]) -> Entry {
     let charter = Charter { generation: (1, 5), version, active: Some("alpha".into()), ..Charter::default() };
     let voters = voters.iter().map(|id| Voter { name: format!("v{}", id.0), id: *id }).collect();
-    Entry { charter, voters, former: Vec::new() }
+    Entry { charter, voters, ..Entry::default() }
 }
 
 fn prepare(to: VoterId, number: u64) -> Question {
