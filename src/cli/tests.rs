@@ -274,7 +274,8 @@ fn the_documentation_tells_of_every_event() {
     assert!(core.contains(&"orphans_set_aside".to_owned()) && daemon.contains(&"stopping".to_owned()));
     let votes = event_names(include_str!("../voter/mod.rs"), "VoterNote");
     assert!(votes.contains(&"voter_silent".to_owned()));
-    let missing: Vec<_> = core.iter().chain(&daemon).chain(&votes).filter(|e| !docs.contains(&format!("| `{e}` |"))).collect();
+    let missing: Vec<_> =
+        core.iter().chain(&daemon).chain(&votes).filter(|e| !docs.contains(&format!("| `{e}` |"))).collect();
     assert!(missing.is_empty(), "docs/events.md does not tell of {missing:?}");
 }
 

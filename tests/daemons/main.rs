@@ -23,3 +23,4 @@ mod refusals;
 mod resync_kills;
 mod three;
 mod verify;
+mod witness;
