@@ -395,6 +395,11 @@ impl Node {
         self.lineage.terms()
     }
 
+    /// Who this is now (C1).
+    pub fn incarnation(&self) -> Incarnation {
+        self.cfg.incarnation
+    }
+
     pub fn charter(&self) -> &Charter {
         &self.charter
     }
