@@ -14,6 +14,7 @@ mod claim;
 mod resume;
 mod settle;
 mod switchover;
+mod vote;
 
 /// A demotion or switchover that takes longer is given up waiting for.
 const PATIENCE_MS: u64 = 10_000;
@@ -46,6 +47,7 @@ enum Kind {
         committed: Lsn,
         /// The term that the new one continues (C6).
         continues: Option<TermId>,
+        vote: vote::Vote,
     },
     /// Waits for the members, then releases.
     Demote { to: Option<NodeId>, forced: bool, released: bool },
@@ -120,6 +122,9 @@ impl Node {
         if off.contains(&self.cfg.me) {
             return Err(Refusal::OffItself { node: self.cfg.my_name().to_string() });
         }
+        if self.voters.is_some() {
+            return if forced { self.promote_by_force(id, &off) } else { self.promote_by_vote(id) };
+        }
         let gave_up = self.guard_promotion(forced, &off)?;
         self.may_resume = false;
         let opening = self.opening_charter(forced, &off);
@@ -137,8 +142,17 @@ impl Node {
         }
         let continues = if forced { None } else { self.own_last_term() };
         let (opening, committed) = (Box::new(opening), self.committed);
-        let kind =
-            Kind::Promote { forced, gave_up, before: None, opening, unanswered, fetching: None, committed, continues };
+        let kind = Kind::Promote {
+            forced,
+            gave_up,
+            before: None,
+            opening,
+            unanswered,
+            fetching: None,
+            committed,
+            continues,
+            vote: vote::Vote::Over,
+        };
         self.operation = Some(Operation { id, kind, since: self.now, contradicted: None });
         Ok(())
     }
@@ -157,6 +171,7 @@ impl Node {
         }
         if self.stage == Stage::Promoting {
             self.set_stage(Stage::Passive);
+            self.leave_round();
         }
     }
 
@@ -328,8 +343,13 @@ impl Node {
                     self.give_up_claim(Refusal::Unreachable { peers, alone: Vec::new() });
                 }
             }
+            Kind::Promote { vote, before: None, .. } if vote != vote::Vote::Over => self.poll_vote(),
             Kind::Promote { before: None, fetching: Some(_), .. } => {}
-            Kind::Promote { before: None, .. } if self.best_tail().is_some() && self.gap.is_none() => self.fetch_tail(),
+            Kind::Promote { before: None, .. }
+                if self.best_tail().is_some() && self.gap.is_none() && self.voters.is_none() =>
+            {
+                self.fetch_tail();
+            }
             Kind::Promote { before: Some(_), .. } => {}
             Kind::Promote { .. } if self.gap.is_some() => {
                 if self.resync_ios == 0 {
@@ -408,11 +428,13 @@ impl Node {
         debug_assert!(dropped.is_empty(), "a passive has no clients");
         self.suspended = false;
         self.is_outvoted = false;
+        self.serves_since = self.now;
         for peer in &mut self.peers {
             peer.down_since = Some(self.now);
         }
         self.notice(Notice::TermOpened { number: term.number, id: format!("{:?}", term.id), first: term.first.0 });
         self.notice(Notice::Promoted { forced, gave_up: gave_up.clone() });
+        self.took_over();
         self.act(Action::Serve { term: term.id, continues });
         let text = match gave_up.as_str() {
             "" => format!("{} is active, term {}", self.cfg.my_name(), term.number),
@@ -476,7 +498,7 @@ impl Node {
     /// A change of the charter is over: everyone connected hears of it.
     pub(super) fn charter_changed(&mut self) {
         for node in self.cfg.peers() {
-            if !self.is_member(node) {
+            if self.voters.is_some() || !self.is_member(node) {
                 self.tell_charter(node);
             }
         }

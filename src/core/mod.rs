@@ -28,6 +28,7 @@ mod gap;
 #[cfg(test)]
 mod gap_tests;
 pub mod hello;
+mod keeper;
 pub mod latency;
 #[cfg(test)]
 mod liar_tests;
@@ -59,6 +60,7 @@ mod store;
 pub mod superblock;
 #[cfg(test)]
 mod surface_tests;
+mod takeover;
 mod target;
 mod times;
 pub mod trouble;

@@ -74,11 +74,12 @@ impl Node {
             }
             return;
         }
-        let Some(source) = peer.source_mut() else { return };
         // An acknowledgement counts only in this term (C1).
-        if ack.term != term {
+        if ack.term != term || peer.source_mut().is_none() {
             return;
         }
+        peer.lease = peer.lease.max(Time(ack.echo_us).min(now));
+        let Some(source) = peer.source_mut() else { return };
         match &mut source.feed {
             Feed::Preparing => return,
             Feed::Resync(pass) => {

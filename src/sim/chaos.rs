@@ -9,7 +9,7 @@ use super::rng::Rng;
 use super::rot;
 use super::truth::Pos;
 use super::world::{Happening, World};
-use crate::core::{Command, Lsn, NodeId, Part};
+use crate::core::{Command, Keeper, Lsn, NodeId, Part};
 
 impl<B: Brain> World<B> {
     /// One trouble, drawn from the seed's mix; now and then a look at a copy of a disk, and at the resource as a whole.
@@ -70,6 +70,8 @@ impl<B: Brain> World<B> {
             | Trouble::SlowDisk
             | Trouble::FullDisk => self.impair_disk(trouble, node),
             Trouble::Rot => self.rot(node),
+            Trouble::WitnessDown => self.impair_witness(None),
+            Trouble::WitnessCut => self.impair_witness(Some(node)),
             Trouble::Promote => return self.order(node, Command::Promote { force: false, off: Vec::new() }),
             Trouble::Force => return self.force(node),
             Trouble::Demote => {
@@ -196,6 +198,7 @@ impl<B: Brain> World<B> {
         slot.stall.note(0, true);
         slot.suspended = false;
         slot.outvoted_at = None;
+        slot.deposed = false;
         let resyncing = std::mem::take(&mut slot.resyncing);
         if power {
             slot.boot = boot;
@@ -303,7 +306,9 @@ impl<B: Brain> World<B> {
             rotten = true;
         }
         disk.mood = self.plan.disk.clone();
-        let config = self.plan.config(node, rng.next_u128(), rng.next_u128());
+        let mut config = self.plan.config(node, rng.next_u128(), rng.next_u128());
+        // Nobody is there to vote.
+        config.keeper = Keeper::Alone;
         let lineage = slot.brain.as_ref().map(|b| b.lineage().to_vec()).unwrap_or_default();
         let reported = slot.reported.filter(|_| !rotten);
         let survives = !power && slot.client.as_ref().is_some_and(|c| c.live);
@@ -348,7 +353,9 @@ impl<B: Brain> World<B> {
             true => disk.lose(Part::History),
             false => disk.turn_over(Part::History, rng.below(PAGE), 1 << rng.below(8)),
         }
-        let config = self.plan.config(node, rng.next_u128(), rng.next_u128());
+        let mut config = self.plan.config(node, rng.next_u128(), rng.next_u128());
+        // Nobody is there to vote.
+        config.keeper = Keeper::Alone;
         let with_name = |v: Violation| {
             broken(v.invariant, format!("a copy of {} without its history: {}", name(node.0 as usize), v.detail))
         };

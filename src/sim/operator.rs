@@ -121,6 +121,13 @@ impl<B: Brain> World<B> {
         }
     }
 
+    /// Under voters a person is needed only to found the charter, and where one has demoted the active.
+    fn wants_an_operator(&self) -> bool {
+        let mut charters: Vec<_> = self.slots.iter().filter_map(|s| s.brain.as_ref()).map(B::charter).collect();
+        charters.sort_by_key(|c| (c.generation.0, c.term, c.version));
+        charters.last().is_none_or(|c| c.generation.0 == 0 || (c.active.is_none() && c.heir.is_none()))
+    }
+
     /// Somebody looks after things: a node that serves what was given up is demoted; where nobody serves, one is promoted;
     /// with `force` also where that needs it.
     pub fn steward(&mut self, force: bool) -> Result<(), Violation> {
@@ -132,6 +139,9 @@ impl<B: Brain> World<B> {
         }
         if self.slots.iter().any(|s| s.serves()) {
             return Ok(());
+        }
+        if !self.storm && self.plan.voting.is_some() && !self.wants_an_operator() {
+            return Ok(()); // Whoever is listed takes over by itself.
         }
         let running: Vec<NodeId> = self.nodes().filter(|n| self.slots[n.0 as usize].runs()).collect();
         if running.is_empty() {

@@ -51,6 +51,11 @@ impl Node {
         }
         if self.change.is_none() {
             self.released(to);
+        } else if self.voters.is_some() {
+            // Whether it stands is not known before the voters have said so (C4). Nothing is served meanwhile.
+            if self.operation_is_late() {
+                self.tell_of_silent_voters();
+            }
         } else if self.operation_is_late()
             && let Some(change) = self.change.take()
         {
@@ -58,6 +63,13 @@ impl Node {
             self.charter = change.charter;
             self.released(None);
         }
+    }
+
+    fn tell_of_silent_voters(&mut self) {
+        let names = self.voting().map_or(Vec::new(), |v| v.voters.clone());
+        let voters = self.voters.as_ref().map_or(Vec::new(), |v| v.silent(&names));
+        let id = self.operation.as_mut().and_then(|o| o.id.take());
+        self.answer(id, Err(Refusal::VotersSilent { voters }));
     }
 
     /// A later promotion has come of the release that is not confirmed by everyone: it is over.
@@ -89,7 +101,8 @@ impl Node {
     }
 
     pub(super) fn release(&mut self, to: Option<NodeId>) {
-        let mut charter: Charter = self.charter.clone();
+        let present = if self.voters.is_some() { self.wanted_charter() } else { &self.charter };
+        let mut charter: Charter = present.clone();
         charter.active = None;
         charter.heir = to.map(|n| self.cfg.name(n).to_string());
         charter.released = Some(self.log.end());
