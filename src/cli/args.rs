@@ -316,8 +316,8 @@ Examples:
     },
     /// See it work: a real pair on this machine, killed in mid-write and checked
     ///
-    /// Needs no root and no file: everything is in a temporary folder. Writes as a database does, kills the active, promotes the
-    /// passive, and checks that every flushed write is there. The exit code is not 0 if anything fails.
+    /// Needs no root and no file: everything is in a temporary folder. Writes as a database does, kills the active, lets the passive take
+    /// over with a witness, and checks that every completed write is there. The exit code is not 0 if anything fails.
     #[command(after_help = "Example:\n  understudy demo --keep")]
     Demo {
         /// Leave the pair running, and print how to use it
@@ -329,6 +329,9 @@ Examples:
         /// Whether a write waits for the passive, or not: then the last ones are lost with the active
         #[arg(long, value_name = "MODE", default_value = "sync", value_parser = ["sync", "async"])]
         mode: String,
+        /// Without a witness: an operator promotes the passive. Always so with --mode async
+        #[arg(long)]
+        alone: bool,
     },
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  understudy completions bash > /etc/bash_completion.d/understudy")]

@@ -65,9 +65,9 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
         Command::DeviceHelper { target, volume, kind, tenure, read_only } => {
             devices::help(&target, &volume, &kind, &tenure, read_only, out)
         }
-        Command::Demo { keep, seconds, mode } => {
+        Command::Demo { keep, seconds, mode, alone } => {
             let mode = if mode == "async" { Mode::Async } else { Mode::Sync };
-            Ok(crate::demo::run(crate::demo::Options { keep, seconds, mode }, out)?)
+            Ok(crate::demo::run(crate::demo::Options { keep, seconds, mode, alone }, out)?)
         }
         Command::Completions { shell } => completions::print(shell, out),
         Command::Nodes { file } => completions::nodes(&file, out),

@@ -4,6 +4,7 @@
 //! with a single system call, which also waits for the next round.
 
 use super::clients::Clients;
+use super::course::Course;
 use super::devices::{DeviceOrder, Devices};
 use super::disk::{Disk, Job, Step};
 use super::engine::Engine;
@@ -41,6 +42,7 @@ pub struct Loop<E> {
     pub peers: Peers,
     pub clients: Clients,
     tenure: Tenure,
+    course: Course,
     voters: Voters,
     devices: Devices,
     handoffs: Handoffs,
@@ -68,6 +70,7 @@ pub struct Pieces<E> {
     pub peers: Peers,
     pub clients: Clients,
     pub tenure: Tenure,
+    pub course: Course,
     pub voters: Voters,
     pub devices: Devices,
     pub handoffs: Handoffs,
@@ -84,7 +87,8 @@ pub fn now() -> Time {
 
 impl<E: Engine> Loop<E> {
     pub fn new(pieces: Pieces<E>) -> Loop<E> {
-        let Pieces { hub, engine, disk, peers, clients, tenure, voters, devices, handoffs, requests, signal } = pieces;
+        let Pieces { hub, engine, disk, peers, clients, tenure, course, voters, devices, handoffs, requests, signal } =
+            pieces;
         Loop {
             hub,
             engine,
@@ -92,6 +96,7 @@ impl<E: Engine> Loop<E> {
             peers,
             clients,
             tenure,
+            course,
             voters,
             devices,
             handoffs,
@@ -220,7 +225,10 @@ impl<E: Engine> Loop<E> {
                     let _ = reply.send(result.map(in_json).map_err(|refusal| refusal.to_string()));
                 }
             }
-            Action::Notice(notice) => self.hub.journal.note(&notice),
+            Action::Notice(notice) => {
+                self.hub.journal.note(&notice);
+                self.course.note(&notice, || self.requests.handle());
+            }
             Action::Serve { term, continues } => {
                 let tenure = self.tenure.begin(term, continues);
                 if self.stopping.is_none() {
@@ -300,7 +308,12 @@ impl<E: Engine> Loop<E> {
                 }
             }
             fields.insert("handoff".into(), self.handoffs.view());
-            fields.insert("keeper".into(), self.voters.view());
+            fields.insert("takeover".into(), self.course.view());
+            // What the core knows of the charter, and what the daemon knows of the voters.
+            match (fields.get_mut("keeper"), self.voters.view()) {
+                (Some(Value::Object(core)), Value::Object(ours)) => core.extend(ours),
+                (_, ours) => drop(fields.insert("keeper".into(), ours)),
+            }
             fields.insert("clients".into(), self.clients.count().into());
             let shut = self.clients.shut_doors().map(|(address, why)| json!({ "address": address, "why": why }));
             fields.insert("not_listening".into(), shut.collect());

@@ -15,6 +15,7 @@
 //! | `process` | signals, limits, the service manager |
 
 mod clients;
+mod course;
 #[cfg(test)]
 mod crash_tests;
 mod create;
@@ -46,6 +47,7 @@ use crate::config::{Settings, StoreIo};
 use crate::control::{ControlError, Server};
 use crate::core::{Incarnation, Node, Part, RecoveryError, recovery};
 use crate::voter::VoterError;
+use course::Course;
 use devices::Devices;
 use disk::{Disk, DiskError, IoMode};
 use event_loop::{Loop, Pieces};
@@ -142,6 +144,7 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     if let Some(server) = voters.server() {
         peers.set_voter(server);
     }
+    let course = Course::new(&settings.dir, settings.node.my_name());
     let mut engine = Node::new(settings.node, recovered, hub.now);
     if disk.is_cached(Part::Log) {
         engine.log_is_cached();
@@ -149,7 +152,8 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     let tenure = Tenure::open(&settings.dir);
     waiting.start(handle.clone()).map_err(system("start a thread"))?;
     above.start(handle.clone(), devices.clone()).map_err(system("start a thread"))?;
-    let mut pieces = Pieces { hub, engine, disk, peers, clients, tenure, voters, devices, handoffs, requests, signal };
+    let mut pieces =
+        Pieces { hub, engine, disk, peers, clients, tenure, course, voters, devices, handoffs, requests, signal };
     pieces.hub.journal.note(&pieces.voters.happening());
     unasked.into_iter().for_each(|path| pieces.hub.journal.note(&Happening::BufferedIo { path }));
     Ok((Loop::new(pieces), handle))
