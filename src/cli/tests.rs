@@ -134,6 +134,7 @@ wire to beta   30   60   90   95      7
 /// What the core gives, field by field, as the page shows it; `docs/status.md` documents each.
 #[test]
 fn the_page_and_the_documentation_know_every_field_of_the_status() {
+    use crate::core::keeper_status::{KeeperStatus, TakeoverStatus, VoterStatus};
     use crate::core::latency::Latency;
     use crate::core::progress::{Progress, What};
     use crate::core::status::*;
@@ -143,6 +144,21 @@ fn the_page_and_the_documentation_know_every_field_of_the_status() {
     let latency = Latency { p50: 1, p95: 2, p99: 3, max: 4, count: 5 };
     let status = Status {
         waiting: None,
+        keeper: KeeperStatus {
+            kind: "voters",
+            version: 9,
+            maintenance: false,
+            asking: None,
+            silent: vec![],
+            stuck: None,
+            voters: vec![VoterStatus { name: "w1".into(), votes: true, heard_s: Some(0.5) }],
+            takeover: Some(TakeoverStatus {
+                detected_ms: 1,
+                durable_ms: Some(2),
+                agreed_ms: Some(3),
+                opened_ms: Some(4),
+            }),
+        },
         resource: "data".into(),
         node: "beta".into(),
         role: Role::Passive,

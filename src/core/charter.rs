@@ -345,6 +345,19 @@ impl Node {
         self.voting().is_some_and(|v| self.now.since_us(self.lease_from(node)) >= v.lease_ms * 1000)
     }
 
+    /// Whether this node may show what it holds: each member of the union has lately said that it follows nobody else (C2). Under `alone`
+    /// nobody takes over without having spoken to this node, or an operator's word that it is off.
+    pub(super) fn has_leases(&self) -> bool {
+        let Some(lease_ms) = self.voting().map(|v| v.lease_ms) else { return true };
+        let listed = self.change.as_ref().map_or(&self.charter.in_sync, |c| &c.union);
+        listed.iter().filter(|m| m.node != self.cfg.my_name()).all(|member| {
+            let peer = self.cfg.find(&member.node).map(|n| &self.peers[n.0 as usize]);
+            peer.is_some_and(|p| {
+                p.incarnation == Some(member.incarnation) && self.now.since_us(p.lease) < lease_ms * 1000
+            })
+        })
+    }
+
     /// When the newest frame was sent that a node has acknowledged, at the earliest when the term began.
     pub(super) fn lease_from(&self, node: NodeId) -> Time {
         self.peers[node.0 as usize].lease.max(self.serves_since)

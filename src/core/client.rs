@@ -299,7 +299,7 @@ impl Node {
         let completed = self.clients.completed;
         let Some(pending) = self.clients.reads.get(&read) else { return };
         // Where it is known that another was promoted, what is here may be older than what that one shows (contract 4).
-        if pending.missing > 0 || pending.wait > completed || self.is_outvoted {
+        if pending.missing > 0 || pending.wait > completed || self.is_outvoted || !self.has_leases() {
             return;
         }
         // Just found there.
@@ -332,6 +332,9 @@ impl Node {
                     return self.io(Purpose::Map { map }, Part::Store(volume), IoOp::NextData { offset });
                 }
             }
+        }
+        if !self.has_leases() {
+            return; // Looked at again when one comes.
         }
         if let Some(pending) = self.clients.maps.remove(&map) {
             self.complete(pending.req, Ok(Reply::Extents(pending.runs)));
@@ -405,6 +408,10 @@ impl Node {
             self.clients.reads.iter().filter(|(_, r)| r.missing == 0 && r.wait <= completed).map(|(k, _)| *k).collect();
         for read in ready {
             self.finish_read(read);
+        }
+        let maps: Vec<u64> = self.clients.maps.iter().filter(|(_, m)| m.parts.is_empty()).map(|(k, _)| *k).collect();
+        for map in maps {
+            self.step_map(map);
         }
     }
 

@@ -158,10 +158,10 @@ impl Node {
     }
 
     /// This node's own last term, if it was the last of all: its charter, which every other node that was promoted would have replaced
-    /// at the members, still says that it is active.
+    /// at the members, still says that it is active. One that named it, and in which it never served, is not its own.
     fn own_last_term(&self) -> Option<TermId> {
         let mine = self.charter.active.as_deref() == Some(self.cfg.my_name());
-        self.lineage.last().filter(|_| mine).map(|t| t.id)
+        self.lineage.last().filter(|t| mine && t.number == self.charter.term).map(|t| t.id)
     }
 
     /// The storage failed: what is under way comes to nothing.

@@ -74,6 +74,17 @@ impl Voters {
         self.round.is_some() || self.founding.is_some()
     }
 
+    /// What is asked, in words.
+    pub fn asking(&self) -> Option<&'static str> {
+        match self.round {
+            _ if self.founding.is_some() => Some("who they are, to found the charter"),
+            Some(For::Change) => Some("to change who is in sync"),
+            Some(For::Learning) => Some("what the charter is"),
+            Some(For::Promotion) => Some("to be active"),
+            None => None,
+        }
+    }
+
     /// Who has not answered what is asked.
     pub fn silent(&self, all: &[String]) -> Vec<String> {
         match &self.founding {
@@ -170,11 +181,14 @@ impl Node {
 
     /// Whoever is not known is asked who it is. Founded is with all of them or not at all (C7).
     fn introduce(&mut self) {
-        let Some(names) = self.voting().map(|v| v.voters.clone()) else { return };
+        let Some(mut names) = self.voting().map(|v| v.voters.clone()) else { return };
         let Some(every) = self.repeat_ms() else { return };
         let now = self.now;
         let Some(voters) = &mut self.voters else { return };
         let Some(charter) = voters.founding.clone() else { return };
+        if charter.generation.0 > 1 {
+            names = vec![self.cfg.my_name().to_string()]; // By force: nobody else has a say in it (C8).
+        }
         let unknown: Vec<String> = names.iter().filter(|n| !voters.met.contains_key(*n)).cloned().collect();
         voters.repeat_at = now.plus_ms(every);
         if unknown.is_empty() {

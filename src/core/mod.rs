@@ -29,6 +29,7 @@ mod gap;
 mod gap_tests;
 pub mod hello;
 mod keeper;
+pub mod keeper_status;
 pub mod latency;
 #[cfg(test)]
 mod liar_tests;

@@ -231,6 +231,7 @@ impl Peer {
         self.applied = Lsn(0);
         self.waiting = None;
         self.joining = None;
+        self.lease = Time(0);
         self.rejoin_from = Lsn(0);
     }
 

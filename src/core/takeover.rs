@@ -88,11 +88,15 @@ impl Node {
         let me = self.cfg.my_name();
         let charter = &self.charter;
         let free = self.stage == Stage::Passive && self.operation.is_none() && self.fault.is_none();
-        let sound = self.gap.is_none() && self.lost.is_none() && self.rollback.is_none() && !self.lineage.is_fresh();
+        let sound = self.gap.is_none() && self.lost.is_none() && self.rollback.is_none();
         let automatic = self.cfg.nodes[self.cfg.me.0 as usize].takeover == Takeover::Automatic;
         let rests = self.voters.as_ref()?.known().maintenance;
         if !free || !sound || !automatic || rests || self.my_member().is_none() {
             return None;
+        }
+        let active = charter.active.as_deref().and_then(|name| self.cfg.find(name));
+        if active.is_some_and(|n| !self.peers[n.0 as usize].wanted && n != self.cfg.me) {
+            return None; // It is silent because an operator wants it so.
         }
         let patience = self.patience_ms();
         let whole = self.is_whole();

@@ -8,7 +8,7 @@ use super::plan::name;
 use super::truth::Pos;
 use super::world::{Happening, World};
 use crate::core::notice::Notice;
-use crate::core::{Action, Event, Lsn, NodeId, PeerMsg, ReqId, TermId, VolumeId};
+use crate::core::{Action, Event, Lsn, NodeId, PeerMsg, Reply, ReqId, TermId, VolumeId};
 
 impl<B: Brain> World<B> {
     pub(super) fn act(&mut self, node: NodeId, action: Action) -> Result<(), Violation> {
@@ -243,6 +243,10 @@ impl<B: Brain> World<B> {
             return Ok(());
         }
         self.counts.answered += 1;
+        if slot.deposed && matches!(&result, Ok(Reply::Data(_) | Reply::Extents(_))) {
+            let detail = format!("{node:?} answers {req:?}, and another node has taken over");
+            return Err(broken("5 one active (C2)", detail));
+        }
         if let Some(took) = promise.took_us {
             slot.isolation.check(now, node, took, self.plan.patience_us())?;
             slot.stall.check(now, node, took, self.plan.stalls_us())?;

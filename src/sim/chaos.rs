@@ -25,7 +25,7 @@ impl<B: Brain> World<B> {
             self.inspect(node)?;
         }
         if self.rng.per_mille(400) {
-            let force = self.rng.per_mille(200);
+            let force = self.rng.per_mille(200) && self.plan.voting.is_none();
             self.steward(force)?;
         }
         let total: u64 = self.plan.troubles.iter().map(|(_, w)| w).sum();

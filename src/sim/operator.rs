@@ -7,7 +7,7 @@ use super::invariants::Violation;
 use super::plan::name;
 use super::world::World;
 use crate::core::notice::Refusal;
-use crate::core::{Answer, Command, CommandId, Event, NodeId};
+use crate::core::{Answer, Command, CommandId, Event, Mode, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -121,11 +121,15 @@ impl<B: Brain> World<B> {
         }
     }
 
-    /// Under voters a person is needed only to found the charter, and where one has demoted the active.
+    /// Under voters a person is needed only to found the charter, where one has demoted the active, and where only async nodes are listed,
+    /// which do not take over by themselves.
     fn wants_an_operator(&self) -> bool {
         let mut charters: Vec<_> = self.slots.iter().filter_map(|s| s.brain.as_ref()).map(B::charter).collect();
         charters.sort_by_key(|c| (c.generation.0, c.term, c.version));
-        charters.last().is_none_or(|c| c.generation.0 == 0 || (c.active.is_none() && c.heir.is_none()))
+        let Some(newest) = charters.last() else { return true };
+        let is_sync = |n: NodeId| self.plan.modes[n.0 as usize] == Mode::Sync;
+        let automatic = self.nodes().any(|n| is_sync(n) && newest.member(&name(n.0 as usize)).is_some());
+        newest.generation.0 == 0 || !automatic || (newest.active.is_none() && newest.heir.is_none())
     }
 
     /// Somebody looks after things: a node that serves what was given up is demoted; where nobody serves, one is promoted;

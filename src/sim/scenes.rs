@@ -8,6 +8,7 @@ use crate::core::{Command, Lsn, Mode, Node, NodeId, OnStall, Part, Role, Time, V
 
 mod damage;
 mod progress;
+mod takeover;
 
 const ALPHA: NodeId = NodeId(0);
 const BETA: NodeId = NodeId(1);

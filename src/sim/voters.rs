@@ -127,6 +127,13 @@ impl<B: Brain> World<B> {
         }
     }
 
+    /// A node does not reach the witness until then.
+    #[cfg(test)]
+    pub(super) fn cut_witness(&mut self, node: NodeId, until: u64) {
+        let witness = self.voters.all.iter().position(|v| v.beside.is_none()).expect("a witness");
+        self.voters.cut.insert((node, witness), until);
+    }
+
     pub(super) fn mend_witness(&mut self) {
         self.voters.cut.clear();
         self.voters.all.iter_mut().for_each(|v| v.down_until = 0);

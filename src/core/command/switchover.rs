@@ -39,6 +39,9 @@ impl Node {
         if !released {
             let whole = self.committed == self.log.end() && self.log.is_settled() && self.change.is_none();
             let late = self.operation_is_late();
+            if to.is_some_and(|n| self.voters.is_some() && !self.is_member(n)) {
+                return self.serve_on("the node that was to take over is not in sync any more; this node serves on");
+            }
             if whole || (late && forced) {
                 return self.release(to);
             }
