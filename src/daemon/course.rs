@@ -86,7 +86,8 @@ mod tests {
     fn each_phase_takes_what_lies_between_two_ends() {
         let mut course = Course::new(Path::new("/none"), "beta");
         course.from = "alpha".into();
-        let entry = course.entry(&[("lease over", 1510), ("asked", 1512), ("charter", 1520), ("log recovered", 1519)]);
+        let entry =
+            course.entry(&[("lease over", 1510), ("log durable", 1512), ("charter", 1520), ("log recovered", 1519)]);
         let took: Vec<u64> =
             entry["phases"].as_array().unwrap().iter().map(|p| p["took_ms"].as_u64().unwrap()).collect();
         assert_eq!(took, [1510, 2, 8, 0]);

@@ -309,11 +309,7 @@ impl<E: Engine> Loop<E> {
             }
             fields.insert("handoff".into(), self.handoffs.view());
             fields.insert("takeover".into(), self.course.view());
-            // What the core knows of the charter, and what the daemon knows of the voters.
-            match (fields.get_mut("keeper"), self.voters.view()) {
-                (Some(Value::Object(core)), Value::Object(ours)) => core.extend(ours),
-                (_, ours) => drop(fields.insert("keeper".into(), ours)),
-            }
+            self.voters.add_to(fields);
             fields.insert("clients".into(), self.clients.count().into());
             let shut = self.clients.shut_doors().map(|(address, why)| json!({ "address": address, "why": why }));
             fields.insert("not_listening".into(), shut.collect());

@@ -12,7 +12,7 @@ use crate::voter::Notes;
 use crate::voter::asking::{Asker, Asking, At};
 use crate::voter::registry::Registry;
 use crate::voter::server::Server;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,13 +105,29 @@ impl Voters {
         }
     }
 
+    /// Adds to what the core says of the keeper what the daemon knows of the voters.
+    pub fn add_to(&self, status: &mut Map<String, Value>) {
+        let mut ours = self.view();
+        let Some(Value::Object(core)) = status.get_mut("keeper") else {
+            status.insert("keeper".into(), ours);
+            return;
+        };
+        for voter in ours["voters"].as_array_mut().into_iter().flatten() {
+            let of_core = core["voters"].as_array().into_iter().flatten().find(|v| v["name"] == voter["name"]);
+            voter["votes"] = of_core.map_or(Value::Null, |v| v["votes"].clone());
+        }
+        if let Value::Object(ours) = ours {
+            core.extend(ours);
+        }
+    }
+
     /// For `status`.
-    pub fn view(&self) -> Value {
+    fn view(&self) -> Value {
         let mut view = json!({ "kind": self.name(), "what": self.meaning() });
         if let (Keeper::Voters(voting), Some((asking, _))) = (&self.keeper, &self.asking) {
             let listed = |v: &&Value| voting.voters.iter().any(|name| v["name"] == name.as_str());
             view["voters"] = asking.view().as_array().into_iter().flatten().filter(listed).cloned().collect();
-            view["takeover"] = match self.takeover {
+            view["takes_over"] = match self.takeover {
                 Takeover::Automatic => "automatic".into(),
                 Takeover::Manual => "manual".into(),
             };

@@ -257,13 +257,18 @@ impl Demo<'_> {
         self.cluster.wait_status(BETA, "it takes over by itself", PATIENCE, serves)?;
         self.report.to_promote = since.elapsed();
         let mut client = self.cluster.nbd(BETA, VOLUME)?;
-        client.read(0, 4096).map_err(|source| DemoError::ReadBack { node: "beta".into(), source })?;
+        let failed = |source| DemoError::ReadBack { node: "beta".into(), source };
+        client.read(0, 4096).map_err(failed)?;
+        client.flush().map_err(failed)?;
         self.report.to_answer = since.elapsed();
         let said = self.cluster.said(BETA);
         let lines = said.lines().filter(|l| l.contains(" takeover_began ") || l.contains(" took_over "));
         let lines: Vec<String> = lines.map(|l| format!("  {l}")).collect();
         self.say(lines.join("\n"))?;
-        self.say(format!("  beta is active: first read answered {} ms after the kill", millis(self.report.to_answer)))
+        self.say(format!(
+            "  beta is active: first read and flush answered {} ms after the kill",
+            millis(self.report.to_answer)
+        ))
     }
 
     /// Reads back every byte and asks the oracle of each writer.

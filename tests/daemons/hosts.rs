@@ -141,7 +141,7 @@ impl Hosts {
         let line = if formatted { format!("{make} {device}") } else { format!("{make}{device}") };
         eventually("the device is there", || hosts.inside(0, &format!("test -b {device}")).is_ok());
         hosts.inside(0, &line).unwrap();
-        hosts.inside(0, "sync").unwrap();
+        hosts.inside(0, &format!("sync {device}")).unwrap();
         hosts.stop(1);
         hosts.stop(0);
         hosts
