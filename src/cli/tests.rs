@@ -152,7 +152,7 @@ fn the_page_and_the_documentation_know_every_field_of_the_status() {
             silent: vec![],
             stuck: None,
             voters: vec![VoterStatus { name: "w1".into(), votes: true, heard_s: Some(0.5) }],
-            takeover: Some(TakeoverStatus {
+            course: Some(TakeoverStatus {
                 detected_ms: 1,
                 durable_ms: Some(2),
                 agreed_ms: Some(3),

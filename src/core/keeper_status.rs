@@ -22,7 +22,7 @@ pub struct KeeperStatus {
     /// None under `alone`.
     pub voters: Vec<VoterStatus>,
     /// Of the newest takeover by this process.
-    pub takeover: Option<TakeoverStatus>,
+    pub course: Option<TakeoverStatus>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -65,7 +65,7 @@ impl Node {
             silent: Vec::new(),
             stuck: None,
             voters: Vec::new(),
-            takeover: self.watch.course.as_ref().map(TakeoverStatus::of),
+            course: self.watch.course.as_ref().map(TakeoverStatus::of),
         };
         let (Some(voters), Some(voting)) = (&self.voters, self.voting()) else { return status };
         let listed: Vec<&String> = voters.known().voters.iter().map(|v| &v.name).collect();

@@ -149,11 +149,11 @@ mod tests {
         let truth = truth();
         let mut owed = Durability::new(2);
         owed.promise([A, B].into_iter(), Some(pos(5)), Some(pos(3)), &truth);
-        assert_eq!(owed.opened(B, Some(pos(5)), false, &truth), Ok(0));
+        assert_eq!(owed.opened(B, Some(pos(5)), false, false, &truth), Ok(0));
         owed.forgot(B);
-        assert_eq!(owed.opened(B, Some(pos(3)), true, &truth), Ok(1), "the rest is A's, and was given up");
-        assert_eq!(owed.opened(B, Some(pos(3)), false, &truth), Ok(0));
-        assert!(owed.opened(B, Some(pos(2)), true, &truth).is_err(), "its own, and durable");
+        assert_eq!(owed.opened(B, Some(pos(3)), true, false, &truth), Ok(1), "the rest is A's, and was given up");
+        assert_eq!(owed.opened(B, Some(pos(3)), false, false, &truth), Ok(0));
+        assert!(owed.opened(B, Some(pos(2)), true, false, &truth).is_err(), "its own, and durable");
     }
 
     #[test]
@@ -161,8 +161,8 @@ mod tests {
         let truth = truth();
         let mut owed = Durability::new(2);
         owed.promise([A].into_iter(), Some(pos(5)), None, &truth);
-        assert!(owed.opened(B, Some(pos(4)), false, &truth).is_err());
-        assert!(owed.opened(B, None, false, false, &truth).is_err());
-        assert_eq!(owed.opened(B, Some(pos(4)), true, &truth), Ok(1));
+        assert!(owed.opened(B, Some(pos(4)), false, false, &truth).is_err());
+        assert!(owed.opened(B, None, false, false, false, &truth).is_err());
+        assert_eq!(owed.opened(B, Some(pos(4)), true, false, &truth), Ok(1));
     }
 }

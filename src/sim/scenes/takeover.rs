@@ -156,7 +156,7 @@ fn the_phases_of_a_takeover_are_told() {
     scene.0.stop(ALPHA, false);
     scene.until("beta serves", |s| s.serves(BETA));
     let status = scene.brain(BETA).status(scene.0.slots[1].clock(scene.0.now));
-    let takeover = status.keeper.takeover.expect("a takeover");
+    let takeover = status.keeper.course.clone().expect("a takeover");
     let phases = [Some(takeover.detected_ms), takeover.durable_ms, takeover.agreed_ms, takeover.opened_ms];
     assert!(phases.iter().all(Option::is_some) && phases.is_sorted(), "{phases:?}");
     assert_eq!(
