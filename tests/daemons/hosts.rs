@@ -114,7 +114,7 @@ impl Hosts {
         Hosts::make(name, formatted, false)
     }
 
-    /// The same with a witness, on the machine of the clients.
+    /// The same with a witness, on the machine of the clients, at an address of its own.
     pub fn watched(name: &str) -> Hosts {
         Hosts::make(name, true, true)
     }
@@ -161,6 +161,7 @@ impl Hosts {
         in_hub("link set lo up");
         in_hub("link add br0 type bridge");
         in_hub("addr add 10.77.0.9/24 dev br0");
+        in_hub("addr add 10.77.0.8/24 dev br0");
         in_hub("link set br0 up");
         for (index, letter) in ["a", "b"].iter().enumerate() {
             let namespace = format!("{}-{letter}", self.prefix);
@@ -197,7 +198,7 @@ impl Hosts {
         }
         if self.watched {
             let dir = self.path("w1").display().to_string();
-            text.push_str(&format!("[witness.w1]\naddress = \"10.77.0.9:7800\"\ndir = \"{dir}\"\n"));
+            text.push_str(&format!("[witness.w1]\naddress = \"10.77.0.8:7800\"\ndir = \"{dir}\"\n"));
         }
         text.push_str(handoff);
         fs::write(self.path("r.toml"), text).unwrap();

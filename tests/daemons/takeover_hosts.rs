@@ -5,7 +5,7 @@
 use crate::hosts::*;
 use std::time::{Duration, Instant};
 
-const WITNESS: u8 = 9;
+const WITNESS: u8 = 8;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// alpha is active with everything up, beta in sync, and a client writes.
