@@ -71,6 +71,11 @@ impl<B: Brain> World<B> {
             | Trouble::FullDisk => self.impair_disk(trouble, node),
             Trouble::Rot => self.rot(node),
             Trouble::WitnessDown => self.impair_witness(None),
+            Trouble::WitnessLost => self.lose_witness(),
+            Trouble::Maintenance => {
+                let on = self.rng.coin();
+                return self.order_active(Command::Maintenance { on });
+            }
             Trouble::WitnessCut => self.impair_witness(Some(node)),
             Trouble::Promote => return self.order(node, Command::Promote { force: false, off: Vec::new() }),
             Trouble::Force => return self.force(node),

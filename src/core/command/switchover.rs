@@ -6,6 +6,10 @@ impl Node {
     pub(super) fn begin_demote(&mut self, id: CommandId, to: Option<NodeId>, forced: bool) -> Result<(), Refusal> {
         self.check_free()?;
         self.check_active()?;
+        let others = self.cfg.peers().any(|n| self.cfg.nodes[n.0 as usize].mode == Mode::Sync);
+        if self.voters.is_some() && !forced && others && self.charter.in_sync.len() < 2 {
+            return Err(Refusal::OnlyCopy { node: self.cfg.my_name().to_string() });
+        }
         self.set_stage(Stage::Demoting);
         self.act(Action::StopServing);
         let end = self.log.end();
