@@ -377,7 +377,7 @@ impl Node {
         // Suspended, what is held goes on being committed, or a passive could never become whole again; it is clients who wait.
         self.committed = self.committed.max(durable);
         if self.suspended {
-            return;
+            return self.answer_reads();
         }
         let completed = if self.cfg.durable_write { self.committed } else { received };
         self.clients.completed = self.clients.completed.max(completed);
@@ -404,6 +404,12 @@ impl Node {
                 self.complete(req, Ok(Reply::Done));
             }
         }
+        self.answer_reads();
+    }
+
+    /// Reads that wait for a write that they saw, or for a lease.
+    fn answer_reads(&mut self) {
+        let completed = self.clients.completed;
         let ready: Vec<u64> =
             self.clients.reads.iter().filter(|(_, r)| r.missing == 0 && r.wait <= completed).map(|(k, _)| *k).collect();
         for read in ready {
