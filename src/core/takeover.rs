@@ -123,10 +123,10 @@ impl Node {
 
     pub(super) fn takeover_deadline(&self) -> Option<Time> {
         let phase = self.vote_deadline();
-        let due = self.takeover_due().map(|t| t.max(self.now.plus_ms(1)));
+        let due = self.takeover_due();
         // Until then it looks often enough to know its own pauses from the silence of the active.
         let look = self.voting().filter(|_| due.is_some()).map(|v| self.now.plus_ms((v.lease_ms / 4).max(1)));
-        [phase, due, look].into_iter().flatten().min()
+        [phase, due.filter(|t| *t > self.now), look].into_iter().flatten().min()
     }
 
     pub(super) fn poll_takeover(&mut self) {
