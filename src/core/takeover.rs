@@ -212,12 +212,8 @@ impl Node {
         self.suspended = false;
         self.charter = by.clone();
         self.notice(Notice::Deposed { by: by.active.clone().unwrap_or_default() });
-        self.act(Action::StopServing);
+        self.stop_serving();
         self.set_stage(Stage::Passive);
-        let end = self.log.end();
-        for req in self.clients.reset(end, end) {
-            self.complete(req, Err(ClientError::NotActive));
-        }
         self.abandon_by(Refusal::Claimed { peer: by.active.clone().unwrap_or_default() });
         for peer in &mut self.peers {
             peer.joining = None;

@@ -154,6 +154,14 @@ impl<B: Brain> World<B> {
         {
             return self.order(given_up, Command::Demote { force: true });
         }
+        let over = |n: &NodeId| {
+            let slot = &self.slots[n.0 as usize];
+            let stands = slot.brain.as_ref().is_some_and(|b| b.is_outvoted() && !b.is_faulted());
+            slot.runs() && stands
+        };
+        if let Some(over) = self.nodes().find(over) {
+            return self.order(over, Command::Demote { force: true });
+        }
         if let Some(active) = self.active() {
             return match self.plan.voting.is_some() && !self.orders.is_busy(active) {
                 true if self.voters.losses > self.voters.seen_to => {
