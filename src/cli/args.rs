@@ -214,6 +214,32 @@ Examples:
         #[command(subcommand)]
         what: SalvageCommand,
     },
+    /// Begin or end an operator's work, during which nobody takes over by itself
+    ///
+    /// It stands in the charter, so it holds for all nodes, and until it is ended. Any order of stopping and starting daemons and machines
+    /// is safe meanwhile; a passive that is gone is still dropped, and a promotion by hand goes on working.
+    #[command(after_help = "\
+Examples:
+  understudy maintenance data.toml on --node alpha
+  understudy maintenance data.toml off --node alpha")]
+    Maintenance {
+        #[command(flatten)]
+        target: Target,
+        /// Whether it begins or ends
+        #[arg(value_parser = ["on", "off"])]
+        state: String,
+    },
+    /// Change who votes on who is active
+    ///
+    /// Who votes stands in the charter; the file says where they are found. A change needs a majority of the old voters and of the new.
+    #[command(after_help = "\
+Examples:
+  understudy voters replace data.toml w1 --node alpha            w1 has lost its folder, and is back with an empty one
+  understudy voters replace data.toml w1 --with w2 --node alpha")]
+    Voters {
+        #[command(subcommand)]
+        what: VotersCommand,
+    },
     /// End this node's daemon
     #[command(after_help = "Example:\n  understudy stop data.toml --node alpha")]
     Stop {
@@ -342,6 +368,21 @@ Examples:
         /// The resource's file
         #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
         file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VotersCommand {
+    /// List a voter as it is now, or another one in its place
+    #[command(after_help = "Example:\n  understudy voters replace data.toml w1 --node alpha")]
+    Replace {
+        #[command(flatten)]
+        target: Target,
+        /// Which voter
+        voter: String,
+        /// The voter of the file that takes its place
+        #[arg(long, value_name = "VOTER")]
+        with: Option<String>,
     },
 }
 

@@ -1,6 +1,6 @@
 //! What each command does.
 
-use super::args::{Cli, Command, Target};
+use super::args::{Cli, Command, Target, VotersCommand};
 use super::{
     Look, completions, daemon_calls, devices, events, forecast, handoff, in_words, log, salvage, status, verify,
 };
@@ -45,6 +45,10 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
             let report = ask(&target, CoreCommand::Log)?;
             let text = if json { format!("{report}\n") } else { log::render(&report) };
             Ok(out.write_all(text.as_bytes())?)
+        }
+        Command::Maintenance { target, state } => tell(&target, CoreCommand::Maintenance { on: state == "on" }, out),
+        Command::Voters { what: VotersCommand::Replace { target, voter, with } } => {
+            tell(&target, CoreCommand::ReplaceVoter { voter, with }, out)
         }
         Command::Salvage { what } => salvage::execute(what, out),
         Command::Stop { target } => {

@@ -52,8 +52,13 @@ impl Node {
         self.required().into_iter().map(|(_, received, durable)| (received, durable)).collect()
     }
 
+    /// Everyone listed in what stands and in whatever is asked for (C4).
+    fn union(&self) -> &[Member] {
+        self.change.as_ref().map_or(&self.charter.in_sync, |c| &c.union)
+    }
+
     fn required(&self) -> Vec<(NodeId, Lsn, Lsn)> {
-        let listed = self.change.as_ref().map_or(&self.charter.in_sync, |c| &c.union);
+        let listed = self.union();
         let mut required: Vec<(NodeId, Lsn, Lsn)> = Vec::with_capacity(listed.len());
         for member in listed {
             let Some(node) = self.cfg.find(&member.node).filter(|n| *n != self.cfg.me) else { continue };
@@ -349,8 +354,7 @@ impl Node {
     /// nobody takes over without having spoken to this node, or an operator's word that it is off.
     pub(super) fn has_leases(&self) -> bool {
         let Some(lease_ms) = self.voting().map(|v| v.lease_ms) else { return true };
-        let listed = self.change.as_ref().map_or(&self.charter.in_sync, |c| &c.union);
-        listed.iter().filter(|m| m.node != self.cfg.my_name()).all(|member| {
+        self.union().iter().filter(|m| m.node != self.cfg.my_name()).all(|member| {
             let peer = self.cfg.find(&member.node).map(|n| &self.peers[n.0 as usize]);
             peer.is_some_and(|p| {
                 p.incarnation == Some(member.incarnation) && self.now.since_us(p.lease) < lease_ms * 1000

@@ -134,7 +134,7 @@ impl Clients {
 
 impl Node {
     pub(super) fn client_request(&mut self, req: ReqId, op: ClientOp) {
-        if self.stage != Stage::Active {
+        if self.stage != Stage::Active || self.is_outvoted {
             return self.complete(req, Err(ClientError::NotActive));
         }
         if let Err(error) = self.check_range(&op) {
@@ -298,8 +298,8 @@ impl Node {
     fn finish_read(&mut self, read: u64) {
         let completed = self.clients.completed;
         let Some(pending) = self.clients.reads.get(&read) else { return };
-        // Where it is known that another was promoted, what is here may be older than what that one shows (contract 4).
-        if pending.missing > 0 || pending.wait > completed || self.is_outvoted || !self.has_leases() {
+        // Nothing is shown that may be older than what another node shows (C2).
+        if pending.missing > 0 || pending.wait > completed || !self.has_leases() {
             return;
         }
         // Just found there.
@@ -377,7 +377,7 @@ impl Node {
         // Suspended, what is held goes on being committed, or a passive could never become whole again; it is clients who wait.
         self.committed = self.committed.max(durable);
         if self.suspended {
-            return;
+            return self.answer_reads();
         }
         let completed = if self.cfg.durable_write { self.committed } else { received };
         self.clients.completed = self.clients.completed.max(completed);
@@ -404,6 +404,12 @@ impl Node {
                 self.complete(req, Ok(Reply::Done));
             }
         }
+        self.answer_reads();
+    }
+
+    /// Reads that wait for a write that they saw, or for a lease.
+    fn answer_reads(&mut self) {
+        let completed = self.clients.completed;
         let ready: Vec<u64> =
             self.clients.reads.iter().filter(|(_, r)| r.missing == 0 && r.wait <= completed).map(|(k, _)| *k).collect();
         for read in ready {
@@ -412,6 +418,17 @@ impl Node {
         let maps: Vec<u64> = self.clients.maps.iter().filter(|(_, m)| m.parts.is_empty()).map(|(k, _)| *k).collect();
         for map in maps {
             self.step_map(map);
+        }
+    }
+
+    /// The term is over though its active has not stepped down: what clients wait for fails for ever (C6), and nothing is shown that may be
+    /// older than what the next active shows (contract 4).
+    pub(super) fn stop_serving(&mut self) {
+        if self.stage == Stage::Active {
+            self.act(Action::StopServing);
+        }
+        for req in self.clients.reset(self.clients.completed, self.log.end()) {
+            self.complete(req, Err(ClientError::NotActive));
         }
     }
 

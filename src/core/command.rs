@@ -11,10 +11,13 @@ use super::types::*;
 use std::collections::BTreeSet;
 
 mod claim;
+mod reform;
 mod resume;
 mod settle;
 mod switchover;
 mod vote;
+
+pub(super) use reform::Wish;
 
 /// A demotion or switchover that takes longer is given up waiting for.
 const PATIENCE_MS: u64 = 10_000;
@@ -53,6 +56,8 @@ enum Kind {
     Demote { to: Option<NodeId>, forced: bool, released: bool },
     /// Waits until the other node serves.
     Watch { to: NodeId },
+    /// Waits for the voters.
+    Reform(reform::Wish),
 }
 
 /// What an opened term replaces: it stands again if the node does not come to serve in it.
@@ -74,6 +79,8 @@ impl Node {
             Command::Connect { peer, dry_run: false } => self.connect(id, &peer),
             Command::Disconnect { peer, force } => self.disconnect(id, &peer, force),
             Command::Verify { repair } => self.begin_verify(id, repair),
+            Command::Maintenance { on } => self.begin_reform(id, reform::Wish::Maintenance(on)),
+            Command::ReplaceVoter { voter, with } => self.begin_reform(id, reform::Wish::Voter { voter, with }),
             Command::Log => {
                 let report = Box::new(self.log_report());
                 self.act(Action::CommandDone { id, result: Ok(Answer::Log(report)) });
@@ -109,6 +116,7 @@ impl Node {
             None => Ok(()),
             Some(Operation { kind: Kind::Promote { .. }, .. }) => Err(Refusal::Busy { what: "promote" }),
             Some(Operation { kind: Kind::Demote { .. }, .. }) => Err(Refusal::Busy { what: "demote" }),
+            Some(Operation { kind: Kind::Reform(_), .. }) => Err(Refusal::Busy { what: "a change of the voters" }),
             Some(Operation { kind: Kind::Watch { .. }, .. }) => Err(Refusal::Busy { what: "switchover" }),
         }
     }
@@ -359,6 +367,7 @@ impl Node {
             Kind::Promote { .. } => self.settle_to_open(),
             Kind::Demote { to, forced, released } => self.poll_demote(to, forced, released),
             Kind::Watch { to } => self.poll_watch(to),
+            Kind::Reform(_) => self.poll_reform(),
         }
     }
 

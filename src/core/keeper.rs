@@ -3,6 +3,7 @@
 
 use super::api::*;
 use super::charter::Change;
+use super::command::Wish;
 use super::config::{Keeper, Voting};
 use super::hello::{Charter, Member};
 use super::node::Node;
@@ -27,6 +28,9 @@ pub struct Voters {
     again_at: Option<Time>,
     /// A founder's charter, until all voters have said who they are.
     founding: Option<Charter>,
+    /// What an operator wants of the entry, and whether its newcomer is being asked who it is.
+    wish: Option<Wish>,
+    meets: Option<String>,
     met: BTreeMap<String, VoterId>,
     /// When each was last heard.
     heard: BTreeMap<String, Time>,
@@ -54,6 +58,8 @@ impl Voters {
             repeat_at: Time(0),
             again_at: None,
             founding: None,
+            wish: None,
+            meets: None,
             met: BTreeMap::new(),
             heard: BTreeMap::new(),
             stuck: None,
@@ -71,7 +77,7 @@ impl Voters {
     }
 
     pub fn is_busy(&self) -> bool {
-        self.round.is_some() || self.founding.is_some()
+        self.round.is_some() || self.founding.is_some() || self.meets.is_some()
     }
 
     /// What is asked, in words.
@@ -85,13 +91,38 @@ impl Voters {
         }
     }
 
+    pub fn has_wish(&self) -> bool {
+        self.wish.is_some()
+    }
+
+    pub fn forget_wish(&mut self) {
+        (self.wish, self.meets) = (None, None);
+    }
+
+    /// The entry that an operator wants, where that can be asked for and does not stand.
+    fn wished(&self) -> Option<Entry> {
+        let wish = self.wish.as_ref().filter(|_| self.meets.is_none())?;
+        let newcomer = wish.newcomer().and_then(|name| Some(Voter { name: name.clone(), id: *self.met.get(name)? }));
+        let wanted = wish.applied(self.known(), newcomer.as_ref());
+        (wanted != *self.known()).then_some(wanted)
+    }
+
     /// Who has not answered what is asked.
     pub fn silent(&self, all: &[String]) -> Vec<String> {
+        if let Some(name) = &self.meets {
+            return vec![name.clone()];
+        }
         match &self.founding {
             Some(_) => all.iter().filter(|name| !self.met.contains_key(*name)).cloned().collect(),
             None => self.proposer.silent().into_iter().map(String::from).collect(),
         }
     }
+}
+
+/// A question that nobody has a vote on: its answer says who is there.
+fn who_are_you() -> Question {
+    let nobody = VoterId::default();
+    Question { to: nobody, generation: 0, ballot: Ballot::default(), seen: Ballot::default(), accept: None }
 }
 
 impl Node {
@@ -158,7 +189,43 @@ impl Node {
         let charter = change.charter.clone();
         change.asked = Some(charter.clone());
         if let Some(entry) = self.replacement(charter) {
-            self.start_round(For::Change, Goal::Replace(entry));
+            let wished = self.voters.as_ref().and_then(|v| v.wished());
+            let Entry { voters, maintenance, .. } = wished.unwrap_or_else(|| entry.clone());
+            self.start_round(For::Change, Goal::Replace(Entry { voters, maintenance, ..entry }));
+        }
+    }
+
+    /// An operator wants something of the entry beside its charter.
+    pub(super) fn wish(&mut self, wish: Wish) {
+        let Some(voters) = &mut self.voters else { return };
+        voters.meets = wish.newcomer().cloned();
+        voters.wish = Some(wish);
+        match voters.meets.clone() {
+            Some(name) => {
+                voters.met.remove(&name);
+                self.meet();
+            }
+            None => self.ask_for_the_wish(),
+        }
+    }
+
+    fn ask_for_the_wish(&mut self) {
+        match self.voters.as_mut().map(|v| v.wished().is_some()) {
+            Some(true) => self.ask_voters(self.wanted_charter().clone(), None),
+            _ => {
+                if let Some(voters) = &mut self.voters {
+                    voters.wish = None; // It is so already.
+                }
+            }
+        }
+    }
+
+    fn meet(&mut self) {
+        let (now, Some(every)) = (self.now, self.repeat_ms()) else { return };
+        let Some(voters) = &mut self.voters else { return };
+        voters.repeat_at = now.plus_ms(every);
+        if let Some(voter) = voters.meets.clone() {
+            self.act(Action::AskVoter { voter, question: who_are_you() });
         }
     }
 
@@ -198,14 +265,7 @@ impl Node {
             return self.start_round(For::Promotion, Goal::Found(entry));
         }
         for voter in unknown {
-            let who_are_you = Question {
-                to: VoterId::default(),
-                generation: 0,
-                ballot: Ballot::default(),
-                seen: Ballot::default(),
-                accept: None,
-            };
-            self.act(Action::AskVoter { voter, question: who_are_you });
+            self.act(Action::AskVoter { voter, question: who_are_you() });
         }
     }
 
@@ -213,10 +273,13 @@ impl Node {
         let now = self.now;
         let Some(voters) = &mut self.voters else { return };
         voters.heard.insert(name.to_string(), now);
-        if voters.founding.is_some() {
-            let last = voters.met.insert(name.to_string(), answer.from).is_none();
-            if last {
+        if answer.ballot == Ballot::default() {
+            let news = voters.met.insert(name.to_string(), answer.from).is_none();
+            if voters.founding.is_some() && news {
                 self.introduce();
+            } else if voters.meets.as_deref() == Some(name) {
+                voters.meets = None;
+                self.ask_for_the_wish();
             }
             return;
         }
@@ -255,6 +318,7 @@ impl Node {
         if let Some(voters) = &mut self.voters {
             voters.proposer.give_up();
             (voters.round, voters.founding, voters.again_at) = (None, None, None);
+            voters.forget_wish();
             voters.open.clear();
         }
     }
@@ -274,6 +338,10 @@ impl Node {
         if voters.founding.is_some() {
             return self.introduce();
         }
+        if voters.meets.is_some() {
+            self.meet();
+        }
+        let Some(voters) = &mut self.voters else { return };
         let open = std::mem::take(&mut voters.open);
         let open = open.into_iter().filter(|(_, question)| voters.proposer.awaits(question)).collect();
         self.put(open);
@@ -315,7 +383,8 @@ impl Node {
         let Some(mut change) = self.change.take() else { return };
         let Some(asked) = change.asked.take() else { return };
         let before = std::mem::replace(&mut self.charter, asked);
-        let is_over = Charter { version: self.charter.version, ..change.charter.clone() } == self.charter;
+        let same = Charter { version: self.charter.version, ..change.charter.clone() } == self.charter;
+        let is_over = same && !self.is_wish_open();
         let dropped = std::mem::take(&mut change.dropped);
         let (gone, still): (Vec<_>, Vec<_>) =
             dropped.into_iter().partition(|(n, _)| self.charter.member(self.cfg.name(*n)).is_none());
@@ -330,6 +399,16 @@ impl Node {
         if self.change.is_some() {
             self.ask_next();
         }
+    }
+
+    /// What an operator wants of the entry stands, or is still to be asked for.
+    fn is_wish_open(&mut self) -> bool {
+        let Some(voters) = self.voters.as_mut().filter(|v| v.meets.is_none()) else { return false };
+        let open = voters.wished().is_some();
+        if !open {
+            voters.wish = None;
+        }
+        open
     }
 
     /// A charter that the voters have agreed to, and that this node did not ask for.

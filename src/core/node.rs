@@ -291,7 +291,7 @@ impl Node {
             durable: node.log.durable().0,
             applied: node.store.applied().0,
         });
-        node.say_what_is_damaged();
+        node.say_what_is_damaged(&recovered.lists_lost);
         // The incarnation on disk is this process's before it speaks to anyone (C1).
         node.persist(super::superblock::Then::Nothing);
         node
@@ -510,7 +510,7 @@ impl Node {
             self.abandon_operation(part);
             self.superblock.log_failed();
             if part != "superblock" {
-                self.persist(super::superblock::Then::Nothing);
+                self.persist(super::superblock::Then::Remember);
             }
             for peer in self.cfg.peers() {
                 self.close_link(peer, "storage failed", true);

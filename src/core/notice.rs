@@ -87,6 +87,16 @@ pub enum Refusal {
         "a majority of the voters is needed, and these do not answer: {}. Start them or mend the links; nothing was changed that could do \
          harm, and what was asked may still come about", voters.join(", "))]
     VotersSilent { voters: Vec<String> },
+    #[error("the keeper of this resource is \"alone\": there are no voters, and nobody takes over by itself")]
+    NoVoters,
+    #[error(
+        "{with} cannot take the place of {voter}: the first must not vote yet, and the second must. The voters are {}", votes.join(", "))]
+    NotAVoter { voter: String, with: String, votes: Vec<String> },
+    #[error(
+        "{node} holds the only good copy: while it is passive nobody may be promoted but by force. Wait until another node is in sync, or \
+         use --force"
+    )]
+    OnlyCopy { node: String },
     #[error("not done in time: {what}")]
     TimedOut { what: String },
 }
@@ -187,6 +197,11 @@ pub enum Notice {
     /// The medium has lost a record that the log held: the log reaches no further back than behind it (L2).
     LogUnreadable {
         lsn: u64,
+    },
+    /// What a peer lacks is not known any more: it is compared in full where the log does not reach back to it (B2).
+    ListLost {
+        peer: String,
+        why: String,
     },
     /// Records that were durable here cannot be read from the log any more (L2).
     LogDamaged {

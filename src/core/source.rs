@@ -74,12 +74,11 @@ impl Node {
             }
             return;
         }
+        let Some(source) = peer.source_mut() else { return };
         // An acknowledgement counts only in this term (C1).
-        if ack.term != term || peer.source_mut().is_none() {
+        if ack.term != term {
             return;
         }
-        peer.lease = peer.lease.max(Time(ack.echo_us).min(now));
-        let Some(source) = peer.source_mut() else { return };
         match &mut source.feed {
             Feed::Preparing => return,
             Feed::Resync(pass) => {
@@ -105,6 +104,7 @@ impl Node {
         peer.durable = peer.durable.max(ack.durable);
         peer.applied = peer.applied.max(ack.applied);
         peer.known = peer.known.max(ack.durable);
+        peer.lease = peer.lease.max(Time(ack.echo_us).min(now));
         peer.measure(now, &ack);
         self.clear_bits(node, ack.durable);
     }

@@ -123,8 +123,10 @@ impl Node {
 
     pub(super) fn takeover_deadline(&self) -> Option<Time> {
         let phase = self.vote_deadline();
-        let due = self.takeover_due().map(|t| t.max(self.now.plus_ms(1)));
-        [phase, due].into_iter().flatten().min()
+        let due = self.takeover_due();
+        // Until then it looks often enough to know its own pauses from the silence of the active.
+        let look = self.voting().filter(|_| due.is_some()).map(|v| self.now.plus_ms((v.lease_ms / 4).max(1)));
+        [phase, due.filter(|t| *t > self.now), look].into_iter().flatten().min()
     }
 
     pub(super) fn poll_takeover(&mut self) {
@@ -210,12 +212,8 @@ impl Node {
         self.suspended = false;
         self.charter = by.clone();
         self.notice(Notice::Deposed { by: by.active.clone().unwrap_or_default() });
-        self.act(Action::StopServing);
+        self.stop_serving();
         self.set_stage(Stage::Passive);
-        let end = self.log.end();
-        for req in self.clients.reset(end, end) {
-            self.complete(req, Err(ClientError::NotActive));
-        }
         self.abandon_by(Refusal::Claimed { peer: by.active.clone().unwrap_or_default() });
         for peer in &mut self.peers {
             peer.joining = None;

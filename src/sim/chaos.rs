@@ -71,6 +71,11 @@ impl<B: Brain> World<B> {
             | Trouble::FullDisk => self.impair_disk(trouble, node),
             Trouble::Rot => self.rot(node),
             Trouble::WitnessDown => self.impair_witness(None),
+            Trouble::WitnessLost => self.lose_witness(),
+            Trouble::Maintenance => {
+                let on = self.rng.coin();
+                return self.order_active(Command::Maintenance { on });
+            }
             Trouble::WitnessCut => self.impair_witness(Some(node)),
             Trouble::Promote => return self.order(node, Command::Promote { force: false, off: Vec::new() }),
             Trouble::Force => return self.force(node),
@@ -183,6 +188,11 @@ impl<B: Brain> World<B> {
         match power {
             true => slot.disk.power_cut(&mut self.rng),
             false => slot.disk.process_crash(&mut self.rng),
+        }
+        // What it has said is in the other slot too.
+        let rots = self.storm && self.plan.troubles.iter().any(|(t, _)| *t == Trouble::Rot);
+        if rots && self.rng.per_mille(200) && rot::rot_newest_slot(&mut slot.disk, &mut self.rng) {
+            self.counts.one("newest superblocks gone bad");
         }
         slot.brain = None;
         slot.life += 1;
@@ -304,6 +314,8 @@ impl<B: Brain> World<B> {
         if rng.per_mille(150) {
             rot::rot_log(&mut disk, &mut rng);
             rotten = true;
+        } else if rng.per_mille(100) {
+            rot::rot_newest_slot(&mut disk, &mut rng);
         }
         disk.mood = self.plan.disk.clone();
         let mut config = self.plan.config(node, rng.next_u128(), rng.next_u128());

@@ -37,6 +37,8 @@ pub enum Trouble {
     Verify,
     WitnessDown,
     WitnessCut,
+    WitnessLost,
+    Maintenance,
 }
 
 /// All of them, with the weight that each has where it is in the mix.
@@ -67,7 +69,8 @@ pub const TROUBLES: [(Trouble, u64); 23] = [
 ];
 
 /// Beside them, where there is a witness.
-pub const OF_WITNESSES: [(Trouble, u64); 2] = [(Trouble::WitnessDown, 6), (Trouble::WitnessCut, 6)];
+pub const OF_WITNESSES: [(Trouble, u64); 4] =
+    [(Trouble::WitnessDown, 6), (Trouble::WitnessCut, 6), (Trouble::WitnessLost, 2), (Trouble::Maintenance, 3)];
 
 /// The keeper `voters`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,6 +34,11 @@ pub struct Voters {
     next: u64,
     /// Ways between a node and a witness that are broken, until when.
     cut: BTreeMap<(NodeId, usize), u64>,
+    /// How often the witness has lost its file, and how often somebody had seen to it.
+    pub(super) losses: u64,
+    pub(super) seen_to: u64,
+    /// Maintenance may be on.
+    pub(super) maintenance: bool,
 }
 
 impl<B: Brain> World<B> {
@@ -132,6 +137,15 @@ impl<B: Brain> World<B> {
     pub(super) fn cut_witness(&mut self, node: NodeId, until: u64) {
         let witness = self.voters.all.iter().position(|v| v.beside.is_none()).expect("a witness");
         self.voters.cut.insert((node, witness), until);
+    }
+
+    /// The witness's file is gone: it is a blank voter, and another one.
+    pub(super) fn lose_witness(&mut self) {
+        let id = VoterId(self.rng.next_u128());
+        if let Some(witness) = self.voters.all.iter_mut().find(|v| v.beside.is_none()) {
+            witness.acceptor = Acceptor::new(Vote { id, ..Vote::default() });
+            self.voters.losses += 1;
+        }
     }
 
     pub(super) fn mend_witness(&mut self) {

@@ -162,7 +162,7 @@ mod tests {
         let mut owed = Durability::new(2);
         owed.promise([A].into_iter(), Some(pos(5)), None, &truth);
         assert!(owed.opened(B, Some(pos(4)), false, false, &truth).is_err());
-        assert!(owed.opened(B, None, false, false, false, &truth).is_err());
+        assert!(owed.opened(B, None, false, false, &truth).is_err());
         assert_eq!(owed.opened(B, Some(pos(4)), true, false, &truth), Ok(1));
     }
 }
