@@ -62,7 +62,7 @@ fn commands_are_read_as_the_documentation_writes_them() {
     ));
     assert!(matches!(parsed("understudy events d").unwrap(), Command::Events { json: false, .. }));
     assert!(
-        matches!(parsed("understudy demo --keep").unwrap(), Command::Demo { keep: true, seconds: 5, mode } if mode == "sync")
+        matches!(parsed("understudy demo --keep").unwrap(), Command::Demo { keep: true, seconds: 5, mode, alone: false } if mode == "sync")
     );
 }
 

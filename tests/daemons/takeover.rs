@@ -231,3 +231,71 @@ fn a_node_that_is_to_wait_for_its_operator_does() {
     must(cluster.start(0));
     cluster.await_in_sync(1, &[0, 1]);
 }
+
+/// Nobody asks it anything meanwhile: a daemon that is left in peace watches its active all the same.
+#[test]
+fn an_idle_passive_takes_over_without_being_asked_for_its_status() {
+    let mut cluster = serving();
+    must(cluster.kill(0));
+    let deadline = Instant::now() + PATIENCE;
+    while !cluster.said(1).contains("took_over") {
+        assert!(Instant::now() < deadline, "{}", cluster.said(1));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let page = must(cluster.tool("status", 1, &[]));
+    for words in ["took over at ", "nothing was heard of alpha", "lease over", "charter", "log recovered"] {
+        assert!(page.contains(words), "{words:?} is not in: {page}");
+    }
+    let history = must(cluster.tool("history", 1, &[]));
+    assert!(history.contains("takeover in ") && history.contains("log recovered"), "{history}");
+}
+
+/// While an operator works, whatever is killed and started in any order: nobody takes over by itself.
+#[test]
+fn in_maintenance_nobody_takes_over() {
+    let mut cluster = serving();
+    let said = must(cluster.tool("maintenance", 0, &["on"]));
+    println!("{said}");
+    cluster.await_status(1, "it knows", |s| s["keeper"]["maintenance"] == true);
+    let page = must(cluster.tool("status", 1, &[]));
+    assert!(page.contains("maintenance: nobody takes over by itself"), "{page}");
+    must(cluster.kill(0));
+    cluster.await_peer_gone(1, 0);
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        let status = must(cluster.status(1));
+        assert_eq!(status["role"], "passive", "in maintenance: {status}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    must(cluster.promote(1));
+    must(cluster.start(0));
+    cluster.await_in_sync(1, &[0, 1]);
+    must(cluster.tool("maintenance", 1, &["off"]));
+    cluster.await_status(0, "it knows", |s| s["keeper"]["maintenance"] == false);
+    must(cluster.kill(1));
+    await_serving(&mut cluster, 0);
+}
+
+/// A witness that lost its folder is another voter, which counts again once an operator has it listed.
+#[test]
+fn a_witness_that_lost_its_folder_is_replaced_by_itself() {
+    let mut cluster = serving();
+    must(cluster.kill(W1));
+    std::fs::remove_dir_all(cluster.dir(W1)).unwrap();
+    must(cluster.start_and_wait(W1));
+    let mut command = std::process::Command::new(exe());
+    command.args(["voters", "replace"]).arg(cluster.file()).args(["w1", "--node", "alpha"]);
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned()).concat();
+    assert!(output.status.success(), "{said}");
+    println!("{said}");
+    let page = must(cluster.tool("status", W1, &[]));
+    assert!(page.contains(" counts"), "{page}");
+    // Its vote decides: without the passive the two are the majority, and then without the active.
+    must(cluster.kill(1));
+    cluster.await_in_sync(0, &[0]);
+    must(cluster.start(1));
+    cluster.await_in_sync(0, &[0, 1]);
+    must(cluster.kill(0));
+    await_serving(&mut cluster, 1);
+}
