@@ -279,7 +279,7 @@ impl<E: Engine> Loop<E> {
             Request::NoteVoter { note: note @ VoterNote::AskerRefused { .. } } => self.hub.journal.complain(&note),
             Request::NoteVoter { note } => self.hub.journal.note(&note),
             Request::VoterAnswered { voter, answer } => {
-                self.hub.events.push_back(Event::VoterAnswered { voter, answer });
+                self.hub.events.push_back(Event::VoterAnswered { voter, answer: *answer });
             }
             Request::Stop => self.leave(),
             Request::StopNow => self.stop(),

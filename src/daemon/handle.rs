@@ -44,7 +44,7 @@ pub enum Request {
     /// A voter has answered the core.
     VoterAnswered {
         voter: String,
-        answer: crate::core::register::Answer,
+        answer: Box<crate::core::register::Answer>,
     },
     Stop,
     /// What stood above the devices is undone, as far as that went: end.

@@ -42,7 +42,7 @@ impl Voters {
             noting.send(Request::NoteVoter { note });
         });
         let deliver = Arc::new(move |voter: &str, answer: Answer| {
-            delivering.send(Request::VoterAnswered { voter: voter.to_owned(), answer });
+            delivering.send(Request::VoterAnswered { voter: voter.to_owned(), answer: Box::new(answer) });
         });
         let own = Arc::new(Registry::of_node(node.my_name(), &node.resource, &settings.dir, notes.clone())?);
         let server = Server::new(own.clone(), notes.clone());

@@ -71,7 +71,7 @@ struct View {
 }
 
 enum Task {
-    Ask(Question),
+    Ask(Box<Question>),
     Look,
     End,
 }
@@ -142,7 +142,7 @@ impl Voter {
                 return Task::End;
             }
             if let Some(question) = questions.waiting.pop_front() {
-                return Task::Ask(question);
+                return Task::Ask(Box::new(question));
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -169,7 +169,7 @@ impl Way {
         loop {
             let said = match self.voter.next(idle) {
                 Task::End => return,
-                Task::Ask(question) => self.exchange(Frame::Question(question)),
+                Task::Ask(question) => self.exchange(Frame::Question(*question)),
                 Task::Look => self.exchange(Frame::Look),
             };
             idle = LOOK;
