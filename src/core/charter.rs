@@ -143,7 +143,7 @@ impl Node {
         let listed = present.member(self.cfg.name(node)).is_some();
         // Where voters decide, the charter must say who waits for nobody, or the dropped one would take over.
         let waits = self.cfg.on_stall == OnStall::Suspend && self.voters.is_none();
-        if listed && waits && present.in_sync.len() <= 2 {
+        if listed && waits && self.copies(present) <= 2 {
             return self.set_suspended(true, why); // It stays, and what waits for it waits on.
         }
         let mut charter = present.clone();
@@ -331,7 +331,7 @@ impl Node {
             return;
         }
         let others_sync = self.cfg.peers().any(|n| self.cfg.nodes[n.0 as usize].mode == Mode::Sync);
-        let alone = self.charter.in_sync.len() < 2 && others_sync;
+        let alone = self.copies(&self.charter) < 2 && others_sync;
         let late = self.cfg.peers().any(|n| {
             let peer = &self.peers[n.0 as usize];
             let unconfirmed = self.change.as_ref().is_some_and(|c| c.unconfirmed.contains(&n) && self.stalled(c.since));
@@ -365,6 +365,17 @@ impl Node {
     /// When the newest frame was sent that a node has acknowledged, at the earliest when the term began.
     pub(super) fn lease_from(&self, node: NodeId) -> Time {
         self.peers[node.0 as usize].lease.max(self.serves_since)
+    }
+
+    /// Members that are waited for, this node among them: no others are a second copy.
+    fn copies(&self, charter: &Charter) -> usize {
+        let counts = |m: &&Member| m.node == self.cfg.my_name() || self.is_sync(&m.node);
+        charter.in_sync.iter().filter(counts).count()
+    }
+
+    /// Whether this node's file knows a node by this name, and that it is sync.
+    pub(super) fn is_sync(&self, name: &str) -> bool {
+        self.cfg.find(name).is_some_and(|n| self.cfg.nodes[n.0 as usize].mode == Mode::Sync)
     }
 
     fn stalled(&self, since: Time) -> bool {

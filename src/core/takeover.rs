@@ -1,6 +1,5 @@
 //! Taking over by itself, and being taken over (C3, C5): under the keeper `voters`.
 
-use super::api::*;
 use super::hello::Charter;
 use super::node::{Node, Stage};
 use super::notice::{Notice, Refusal};

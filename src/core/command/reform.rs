@@ -30,9 +30,10 @@ impl Wish {
             Wish::Maintenance(on) => wanted.maintenance = *on,
             Wish::Voter { voter, .. } => {
                 let Some(met) = met else { return wanted };
+                let known = wanted.voters.contains(met);
                 match wanted.voters.iter_mut().find(|v| v.name == *voter) {
                     Some(place) => *place = met.clone(),
-                    None if wanted.voters.contains(met) => {}
+                    None if known => {}
                     None => wanted.voters.push(met.clone()),
                 }
             }

@@ -187,6 +187,8 @@ impl Node {
         let former = self.charter.active.clone().filter(|name| name != self.cfg.my_name());
         let mut opening = self.opening_charter(false, &[]);
         opening.in_sync.retain(|m| Some(&m.node) != former.as_ref());
+        // Whom the file knows no more, or as async, nobody waits for: it must not stay one that could take over.
+        opening.in_sync.retain(|m| m.node == self.cfg.my_name() || self.is_sync(&m.node));
         opening
     }
 
