@@ -144,7 +144,6 @@ mod tests {
             in_sync,
             heir: Some(name(2)),
             released: Some(Lsn(u64::MAX)),
-            ..Charter::default()
         };
         let entry = Entry { charter, voters: voters.clone(), former: voters, maintenance: true };
         let ballot = Ballot { number: u64::MAX, by: u128::MAX };

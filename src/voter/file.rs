@@ -68,7 +68,7 @@ impl<M: Medium> VoteFile<M> {
 /// What is at a path.
 pub enum Found {
     Nothing,
-    Vote(VoteFile<File>, Vote),
+    Vote(Box<(VoteFile<File>, Vote)>),
     /// A file that holds no vote, and why.
     Damaged(VoteError),
 }
@@ -92,7 +92,7 @@ pub fn open(path: &Path, owner: &Owner) -> Result<Found, VoterError> {
     match choose(&bytes) {
         Ok((found, slot)) if found.resource == owner.resource && found.voter == owner.voter => {
             let vote = found.vote.clone();
-            Ok(Found::Vote(VoteFile::new(file, owner.clone(), &found, slot), vote))
+            Ok(Found::Vote(Box::new((VoteFile::new(file, owner.clone(), &found, slot), vote))))
         }
         Ok((found, _)) => Err(VoterError::Foreign {
             path: path.to_owned(),

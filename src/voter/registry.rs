@@ -132,7 +132,8 @@ impl Registry {
     fn open(&self, resource: &str, path: &Path) -> Result<Record, VoterError> {
         let owner = Owner { resource: resource.into(), voter: self.me.clone() };
         match file::open(path, &owner)? {
-            Found::Vote(file, vote) => {
+            Found::Vote(found) => {
+                let (file, vote) = *found;
                 held(&self.ids).insert(resource.into(), vote.id);
                 return Ok(Record { owner, acceptor: Acceptor::new(vote), file, durable: false, failing: None });
             }

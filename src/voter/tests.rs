@@ -53,17 +53,21 @@ fn hello(voter: &str, resource: &str, own: VoterId) -> Hello {
     Hello { resource: resource.into(), voter: voter.into(), node: "alpha".into(), own }
 }
 
-/// The ring of operations on a file, from which any state of its disk after a power cut can be made.
+/// A write and where it goes; none for a flush.
+type Operation = Option<(u64, Vec<u8>)>;
+type Answers = Receiver<(String, Answer)>;
+type NotesSaid = Arc<Mutex<Vec<VoterNote>>>;
+
+/// The operations on a file, from which any state of its disk after a power cut can be made.
 #[derive(Clone, Default)]
 struct Recorder {
-    /// None stands for a flush.
-    done: Arc<Mutex<Vec<Option<(u64, Vec<u8>)>>>>,
+    done: Arc<Mutex<Vec<Operation>>>,
     /// Operations that fail from here on.
     fail_after: Arc<Mutex<Option<usize>>>,
 }
 
 impl Recorder {
-    fn step(&mut self, op: Option<(u64, Vec<u8>)>) -> io::Result<()> {
+    fn step(&mut self, op: Operation) -> io::Result<()> {
         let mut done = self.done.lock().unwrap();
         if self.fail_after.lock().unwrap().is_some_and(|limit| done.len() >= limit) {
             return Err(io::Error::other("the disk is gone"));
@@ -429,7 +433,7 @@ fn who_says_nothing_is_sent_away_and_holds_nobody_up() {
     }
 }
 
-fn asker(dir: &Path) -> (Asker, Receiver<(String, Answer)>, Arc<Mutex<Vec<VoterNote>>>) {
+fn asker(dir: &Path) -> (Asker, Answers, NotesSaid) {
     let (notes, said) = noted();
     let own = Arc::new(Registry::of_node("alpha", "data", dir, silent()).unwrap());
     let (sender, answers) = channel();

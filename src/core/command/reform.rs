@@ -31,8 +31,8 @@ impl Wish {
             Wish::Voter { voter, .. } => {
                 let Some(met) = met else { return wanted };
                 let known = wanted.voters.contains(met);
-                match wanted.voters.iter_mut().find(|v| v.name == *voter) {
-                    Some(place) => *place = met.clone(),
+                match wanted.voters.iter().position(|v| v.name == *voter) {
+                    Some(place) => wanted.voters[place] = met.clone(),
                     None if known => {}
                     None => wanted.voters.push(met.clone()),
                 }
