@@ -16,4 +16,5 @@ pub mod handoff;
 pub mod nbd;
 pub mod nbd_client;
 pub mod sim;
+pub mod voter;
 pub mod wire;

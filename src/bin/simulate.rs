@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use understudy::buf::keep_at_most;
 use understudy::core::Node;
 use understudy::sim::invariants::Violation;
-use understudy::sim::plan::{Scope, TROUBLES, Trouble};
+use understudy::sim::plan::{OF_WITNESSES, Scope, TROUBLES, Trouble};
 use understudy::sim::report::Counts;
 use understudy::sim::run::{Played, play, report_panics};
 use understudy::sim::shrink::{Less, shrink};
@@ -78,8 +78,8 @@ struct Options {
 }
 
 fn parse_trouble(text: &str) -> Result<Trouble, String> {
-    let all = || TROUBLES.iter().map(|(trouble, _)| format!("{trouble:?}"));
-    let found = TROUBLES.iter().find(|(trouble, _)| format!("{trouble:?}") == text);
+    let all = || TROUBLES.iter().chain(&OF_WITNESSES).map(|(trouble, _)| format!("{trouble:?}"));
+    let found = TROUBLES.iter().chain(&OF_WITNESSES).find(|(trouble, _)| format!("{trouble:?}") == text);
     found
         .map(|(trouble, _)| *trouble)
         .ok_or_else(|| format!("expected one of {}", all().collect::<Vec<_>>().join(", ")))

@@ -14,6 +14,8 @@ To run it, write one file, the same on every node, and on each node:
   understudy run data.toml --node alpha       the daemon, in the foreground
 and then on one of them, to make it serve the device:
   understudy promote data.toml --node alpha
+With a third machine that has a vote and no data, the other node takes over by itself when one dies:
+  understudy witness data.toml --node w1
 
 Exit codes: 0 done, 1 refused or failed (the reason is on standard error), 2 usage.";
 
@@ -56,6 +58,18 @@ pub enum Command {
     /// `understudy stop`.
     #[command(after_help = "Example:\n  understudy run data.toml --node alpha")]
     Run {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Run a witness in the foreground: a vote on who is active, without data
+    ///
+    /// One process keeps the votes of any number of resources, whose files all name its address. It needs a few MiB, and a folder that
+    /// outlives it. It ends on SIGINT, SIGTERM or `understudy stop`.
+    #[command(after_help = "\
+Examples:
+  understudy witness data.toml --node w1
+  understudy status data.toml --node w1      which resources it keeps, and who is active there")]
+    Witness {
         #[command(flatten)]
         target: Target,
     },
@@ -200,6 +214,32 @@ Examples:
         #[command(subcommand)]
         what: SalvageCommand,
     },
+    /// Begin or end an operator's work, during which nobody takes over by itself
+    ///
+    /// It stands in the charter, so it holds for all nodes, and until it is ended. Any order of stopping and starting daemons and machines
+    /// is safe meanwhile; a passive that is gone is still dropped, and a promotion by hand goes on working.
+    #[command(after_help = "\
+Examples:
+  understudy maintenance data.toml on --node alpha
+  understudy maintenance data.toml off --node alpha")]
+    Maintenance {
+        #[command(flatten)]
+        target: Target,
+        /// Whether it begins or ends
+        #[arg(value_parser = ["on", "off"])]
+        state: String,
+    },
+    /// Change who votes on who is active
+    ///
+    /// Who votes stands in the charter; the file says where they are found. A change needs a majority of the old voters and of the new.
+    #[command(after_help = "\
+Examples:
+  understudy voters replace data.toml w1 --node alpha            w1 has lost its folder, and is back with an empty one
+  understudy voters replace data.toml w1 --with w2 --node alpha")]
+    Voters {
+        #[command(subcommand)]
+        what: VotersCommand,
+    },
     /// End this node's daemon
     #[command(after_help = "Example:\n  understudy stop data.toml --node alpha")]
     Stop {
@@ -302,8 +342,8 @@ Examples:
     },
     /// See it work: a real pair on this machine, killed in mid-write and checked
     ///
-    /// Needs no root and no file: everything is in a temporary folder. Writes as a database does, kills the active, promotes the
-    /// passive, and checks that every flushed write is there. The exit code is not 0 if anything fails.
+    /// Needs no root and no file: everything is in a temporary folder. Writes as a database does, kills the active, lets the passive take
+    /// over with a witness, and checks that every completed write is there. The exit code is not 0 if anything fails.
     #[command(after_help = "Example:\n  understudy demo --keep")]
     Demo {
         /// Leave the pair running, and print how to use it
@@ -315,6 +355,9 @@ Examples:
         /// Whether a write waits for the passive, or not: then the last ones are lost with the active
         #[arg(long, value_name = "MODE", default_value = "sync", value_parser = ["sync", "async"])]
         mode: String,
+        /// Without a witness: an operator promotes the passive. Always so with --mode async
+        #[arg(long)]
+        alone: bool,
     },
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  understudy completions bash > /etc/bash_completion.d/understudy")]
@@ -325,6 +368,21 @@ Examples:
         /// The resource's file
         #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
         file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VotersCommand {
+    /// List a voter as it is now, or another one in its place
+    #[command(after_help = "Example:\n  understudy voters replace data.toml w1 --node alpha")]
+    Replace {
+        #[command(flatten)]
+        target: Target,
+        /// Which voter
+        voter: String,
+        /// The voter of the file that takes its place
+        #[arg(long, value_name = "VOTER")]
+        with: Option<String>,
     },
 }
 

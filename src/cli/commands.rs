@@ -1,14 +1,15 @@
 //! What each command does.
 
-use super::args::{Cli, Command, Target};
+use super::args::{Cli, Command, Target, VotersCommand};
 use super::{
     Look, completions, daemon_calls, devices, events, forecast, handoff, in_words, log, salvage, status, verify,
 };
-use crate::config::{self, Config, Settings};
+use crate::config::{self, Settings};
 use crate::control::{Client, ControlError};
 use crate::core::{Command as CoreCommand, Mode};
 use serde_json::Value;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How often `status --watch` asks.
@@ -19,6 +20,7 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
     match cli.command {
         Command::Create { target, force } => daemon_calls::create(&settings(&target)?, force, out),
         Command::Run { target } => daemon_calls::run(settings(&target)?),
+        Command::Witness { target } => daemon_calls::witness(&config::load(&target.file)?, target.node.as_deref()),
         Command::Promote { target, force, off } => tell(&target, CoreCommand::Promote { force, off }, out),
         Command::Demote { target, force } => tell(&target, CoreCommand::Demote { force }, out),
         Command::Switchover { target, to } => tell(&target, CoreCommand::Switchover { to }, out),
@@ -35,7 +37,7 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
         }
         Command::Status { target, json, watch: true } => watch(&target, json, out, look),
         Command::Status { target, json, watch: false } => {
-            let status = Node::find(&target)?.connect()?.status()?;
+            let status = Node::find_any(&target)?.connect()?.status()?;
             show_status(&status, &target, json, out, look)
         }
         Command::Events { target, json } => follow(&target, json, out),
@@ -44,9 +46,13 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
             let text = if json { format!("{report}\n") } else { log::render(&report) };
             Ok(out.write_all(text.as_bytes())?)
         }
+        Command::Maintenance { target, state } => tell(&target, CoreCommand::Maintenance { on: state == "on" }, out),
+        Command::Voters { what: VotersCommand::Replace { target, voter, with } } => {
+            tell(&target, CoreCommand::ReplaceVoter { voter, with }, out)
+        }
         Command::Salvage { what } => salvage::execute(what, out),
         Command::Stop { target } => {
-            let text = Node::find(&target)?.connect()?.stop()?;
+            let text = Node::find_any(&target)?.connect()?.stop()?;
             Ok(writeln!(out, "{text}")?)
         }
         Command::Retry { target } => {
@@ -63,9 +69,9 @@ pub fn execute(cli: Cli, out: &mut dyn Write, look: Look) -> anyhow::Result<()> 
         Command::DeviceHelper { target, volume, kind, tenure, read_only } => {
             devices::help(&target, &volume, &kind, &tenure, read_only, out)
         }
-        Command::Demo { keep, seconds, mode } => {
+        Command::Demo { keep, seconds, mode, alone } => {
             let mode = if mode == "async" { Mode::Async } else { Mode::Sync };
-            Ok(crate::demo::run(crate::demo::Options { keep, seconds, mode }, out)?)
+            Ok(crate::demo::run(crate::demo::Options { keep, seconds, mode, alone }, out)?)
         }
         Command::Completions { shell } => completions::print(shell, out),
         Command::Nodes { file } => completions::nodes(&file, out),
@@ -77,26 +83,43 @@ pub(super) fn settings(target: &Target) -> anyhow::Result<Settings> {
     Ok(Settings::new(&config, target.node.as_deref())?)
 }
 
-/// The node that a command is for.
+/// Whom a command is for.
 struct Node<'a> {
     target: &'a Target,
-    config: Config,
-    index: usize,
+    name: String,
+    control: PathBuf,
+    /// How its process is started.
+    run: &'static str,
 }
 
 impl<'a> Node<'a> {
     fn find(target: &'a Target) -> anyhow::Result<Node<'a>> {
         let config = config::load(&target.file)?;
-        let index = config.find_node(target.node.as_deref())?;
-        Ok(Node { target, config, index })
+        if let Some(witness) = target.node.as_deref().and_then(|name| config.find_witness(name)) {
+            anyhow::bail!(
+                "{} is a witness: it has no data and no role. Name one of the nodes with --node",
+                witness.name
+            );
+        }
+        let node = &config.nodes[config.find_node(target.node.as_deref())?];
+        Ok(Node { target, name: node.name.clone(), control: node.control.clone(), run: "run" })
+    }
+
+    /// A node or a witness.
+    fn find_any(target: &'a Target) -> anyhow::Result<Node<'a>> {
+        let config = config::load(&target.file)?;
+        match target.node.as_deref().and_then(|name| config.find_witness(name)) {
+            Some(w) => Ok(Node { target, name: w.name.clone(), control: w.control.clone(), run: "witness" }),
+            None => Node::find(target),
+        }
     }
 
     fn connect(&self) -> anyhow::Result<Client> {
-        let node = &self.config.nodes[self.index];
-        let (file, name) = (self.target.file.display(), &node.name);
-        Client::connect(&node.control).map_err(|e| match e {
+        let Node { target, name, control, run } = self;
+        let file = target.file.display();
+        Client::connect(control).map_err(|e| match e {
             ControlError::NotRunning { path } => anyhow::anyhow!(
-                "no daemon answers on {}: {name} is not running on this host. Start it with `understudy run {file} --node {name}`",
+                "no daemon answers on {}: {name} is not running on this host. Start it with `understudy {run} {file} --node {name}`",
                 path.display()
             ),
             other => other.into(),
@@ -133,7 +156,7 @@ fn show_status(status: &Value, target: &Target, json: bool, out: &mut dyn Write,
 /// Shows the status each second. A daemon that is gone is said and waited for, so that the screen can stay open over a
 /// restart; with `--json` it ends the command, as a script would want.
 fn watch(target: &Target, json: bool, out: &mut dyn Write, look: Look) -> anyhow::Result<()> {
-    let node = Node::find(target)?;
+    let node = Node::find_any(target)?;
     let redraw = look.terminal && !json;
     if redraw {
         write!(out, "\x1b[2J")?;
@@ -158,7 +181,7 @@ fn watch(target: &Target, json: bool, out: &mut dyn Write, look: Look) -> anyhow
 }
 
 fn follow(target: &Target, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
-    for event in Node::find(target)?.connect()?.events()? {
+    for event in Node::find_any(target)?.connect()?.events()? {
         let event = event?;
         let line = if json { event } else { events::render(&event) };
         writeln!(out, "{line}")?;

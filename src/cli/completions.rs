@@ -60,10 +60,12 @@ pub fn print(shell: Shell, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(out.write_all(script.as_bytes())?)
 }
 
-/// The names of a file's nodes, one a line: what the scripts ask for.
+/// The names of a file's nodes and witnesses, one a line: what the scripts ask for.
 pub fn nodes(file: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
-    for node in &config::load(file)?.nodes {
-        writeln!(out, "{}", node.name)?;
+    let config = config::load(file)?;
+    let witnesses = config.witnesses.iter().map(|w| &w.name);
+    for name in config.nodes.iter().map(|n| &n.name).chain(witnesses) {
+        writeln!(out, "{name}")?;
     }
     Ok(())
 }

@@ -11,14 +11,16 @@ use std::io::Write;
 /// The part of the status page; nothing where there is no handoff.
 pub fn render(status: &Value, colours: bool) -> String {
     let handoff = &status["handoff"];
-    let Some(state) = handoff["state"].as_str() else { return String::new() };
+    let before = takeover(status, colours);
+    let Some(state) = handoff["state"].as_str() else { return before };
     let colour = match state {
         "up" => Some(Colour::Good),
         "faulted" | "unable" | "unhealthy" => Some(Colour::Bad),
         "down" => None,
         _ => Some(Colour::Warn),
     };
-    let mut text = format!("handoff: {}", paint(&plain(&state.replace('_', " ")), colour, colours));
+    let mut text = before;
+    text.push_str(&format!("handoff: {}", paint(&plain(&state.replace('_', " ")), colour, colours)));
     if let Some(step) = handoff["step"].as_str() {
         let since = handoff["since_ms"].as_u64().map_or(String::new(), |ms| format!(" for {}", duration_ms(ms)));
         text.push_str(&format!(", {}{since}", plain(step)));
@@ -35,6 +37,15 @@ pub fn render(status: &Value, colours: bool) -> String {
     text
 }
 
+/// The last takeover, of a node that is active by it.
+fn takeover(status: &Value, colours: bool) -> String {
+    let takeover = &status["takeover"];
+    if !takeover.is_object() || status["role"] != "active" {
+        return String::new();
+    }
+    format!("took over at {}: {}\n{}", word(&takeover["time"]), word(&takeover["why"]), phases(takeover, colours))
+}
+
 /// Of a way up or down: each phase, when it ended, and how long it took.
 fn phases(way: &Value, colours: bool) -> String {
     let phases = list(&way["phases"]);
@@ -47,6 +58,7 @@ fn phases(way: &Value, colours: bool) -> String {
         Some("down") => "DOWN",
         Some("lost") => "TERM LOST",
         Some("leftover") => "LEFTOVER",
+        Some("takeover") => "TAKEOVER",
         _ => "PHASE",
     };
     let mut rows = vec![[title, "TOOK", "AT", ""].map(|t| Cell::from(t.to_owned())).to_vec()];
@@ -72,7 +84,7 @@ pub fn history(target: &Target, json: bool, out: &mut dyn Write) -> anyhow::Resu
         return Ok(out.write_all(text.as_bytes())?);
     }
     if text.is_empty() {
-        return Ok(writeln!(out, "{} has had no handoff yet", node.name)?);
+        return Ok(writeln!(out, "{} has had no handoff and no takeover yet", node.name)?);
     }
     for entry in text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()) {
         let took = entry["took_ms"].as_u64().map_or(String::new(), |ms| format!(" in {}", duration_ms(ms)));

@@ -16,6 +16,7 @@ mod salvage;
 mod status;
 mod table;
 mod verify;
+mod voters;
 
 #[cfg(test)]
 mod tests;

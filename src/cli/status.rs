@@ -13,6 +13,9 @@ const NONE: &str = "-";
 
 /// The status of a node, several lines; with ANSI colours if `colours`.
 pub fn render(status: &Value, colours: bool) -> String {
+    if status["role"] == "witness" {
+        return super::voters::witness(status, colours);
+    }
     let mut text = heading(status, colours);
     text.push_str(&layout(&facts(status), false));
     let peers = peers(status);
@@ -34,6 +37,7 @@ pub fn render(status: &Value, colours: bool) -> String {
     for (peer, why) in reasons(status) {
         text.push_str(&format!("{peer}: {why}\n"));
     }
+    text.push_str(&super::voters::render(status, colours));
     text.push_str(&super::handoff::render(status, colours));
     let latency = latency(status);
     if latency.len() > 1 {
@@ -166,7 +170,7 @@ fn watermarks(marks: &Map<String, Value>) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-fn head(names: &[&str]) -> Vec<Cell> {
+pub(super) fn head(names: &[&str]) -> Vec<Cell> {
     names.iter().map(|n| Cell::coloured(*n, Some(Colour::Head))).collect()
 }
 

@@ -62,7 +62,7 @@ fn commands_are_read_as_the_documentation_writes_them() {
     ));
     assert!(matches!(parsed("understudy events d").unwrap(), Command::Events { json: false, .. }));
     assert!(
-        matches!(parsed("understudy demo --keep").unwrap(), Command::Demo { keep: true, seconds: 5, mode } if mode == "sync")
+        matches!(parsed("understudy demo --keep").unwrap(), Command::Demo { keep: true, seconds: 5, mode, alone: false } if mode == "sync")
     );
 }
 
@@ -134,6 +134,7 @@ wire to beta   30   60   90   95      7
 /// What the core gives, field by field, as the page shows it; `docs/status.md` documents each.
 #[test]
 fn the_page_and_the_documentation_know_every_field_of_the_status() {
+    use crate::core::keeper_status::{KeeperStatus, TakeoverStatus, VoterStatus};
     use crate::core::latency::Latency;
     use crate::core::progress::{Progress, What};
     use crate::core::status::*;
@@ -143,6 +144,21 @@ fn the_page_and_the_documentation_know_every_field_of_the_status() {
     let latency = Latency { p50: 1, p95: 2, p99: 3, max: 4, count: 5 };
     let status = Status {
         waiting: None,
+        keeper: KeeperStatus {
+            kind: "voters",
+            version: 9,
+            maintenance: false,
+            asking: None,
+            silent: vec![],
+            stuck: None,
+            voters: vec![VoterStatus { name: "w1".into(), votes: true, heard_s: Some(0.5) }],
+            course: Some(TakeoverStatus {
+                detected_ms: 1,
+                durable_ms: Some(2),
+                agreed_ms: Some(3),
+                opened_ms: Some(4),
+            }),
+        },
         resource: "data".into(),
         node: "beta".into(),
         role: Role::Passive,
@@ -273,7 +289,10 @@ fn the_documentation_tells_of_every_event() {
     let core = event_names(include_str!("../core/notice.rs"), "Notice");
     let daemon = event_names(include_str!("../daemon/journal.rs"), "Happening");
     assert!(core.contains(&"orphans_set_aside".to_owned()) && daemon.contains(&"stopping".to_owned()));
-    let missing: Vec<_> = core.iter().chain(&daemon).filter(|e| !docs.contains(&format!("| `{e}` |"))).collect();
+    let votes = event_names(include_str!("../voter/mod.rs"), "VoterNote");
+    assert!(votes.contains(&"voter_silent".to_owned()));
+    let missing: Vec<_> =
+        core.iter().chain(&daemon).chain(&votes).filter(|e| !docs.contains(&format!("| `{e}` |"))).collect();
     assert!(missing.is_empty(), "docs/events.md does not tell of {missing:?}");
 }
 

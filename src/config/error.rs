@@ -140,6 +140,25 @@ pub enum Problem {
     NoCommand,
     #[error("checks nothing, since there is no service: add one, or leave the check out")]
     CheckOfNothing,
+    #[error(
+        "means nothing without voters, who alone can let a node take over by itself: add a witness, as in [witness.w1], or leave it out"
+    )]
+    NeedsVoters,
+    #[error("contradicts witness.{witness}: leave the keeper out, or remove the witness")]
+    AloneWithWitness { witness: String },
+    #[error(
+        "the voters would be {}, which makes {}: they must be an odd number, at least 3, since a majority of them decides. The sync nodes and the \
+         witnesses vote: add or remove a witness", if voters.is_empty() { "nobody".into() } else { voters.join(", ") }, voters.len())]
+    VotersNotOdd { voters: Vec<String> },
+    #[error(
+        "is {lease_ms} ms, and one late heartbeat must not end a lease: at least {least} ms, three times resource.heartbeat_ms ({heartbeat_ms} ms). Raise it, or \
+         lower heartbeat_ms"
+    )]
+    LeaseTooShort { lease_ms: u64, least: u64, heartbeat_ms: u64 },
+    #[error(
+        "is not possible for an async node in this version: it lacks writes, so an operator promotes it. Leave it out, or write \"manual\""
+    )]
+    AsyncTakeover,
     #[error("a resource has at most {most} of these, and the file has {found}")]
     TooMany { most: usize, found: usize },
 }

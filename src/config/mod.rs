@@ -7,6 +7,7 @@
 mod address;
 mod error;
 mod handoff;
+mod keeper;
 mod parse;
 mod reader;
 mod settings;
@@ -16,15 +17,16 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 
-use crate::core::{Mode, OnStall};
+use crate::core::{Mode, OnStall, Takeover};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use address::NbdListen;
 pub use error::{ConfigError, Problem};
 pub use handoff::{Address, Handoff, Mount, Service};
-pub use parse::parse;
-pub use settings::{PeerSettings, Settings, host_name};
+pub use keeper::{Keeper, Witness};
+pub use parse::{name_is_good, parse};
+pub use settings::{PeerSettings, Settings, VoterSettings, host_name};
 pub use size::{SizeError, parse_size, show_size};
 
 /// Where a bare name is looked for, as `NAME.toml`.
@@ -42,6 +44,20 @@ pub struct Config {
     pub nodes: Vec<Node>,
     /// What an active node does above its device.
     pub handoff: Option<Handoff>,
+    /// Who keeps the charter.
+    pub keeper: Keeper,
+    /// Sorted by name.
+    pub witnesses: Vec<Witness>,
+}
+
+impl Config {
+    /// Who votes, where the voters keep the charter: the sync nodes, and the witnesses.
+    pub fn voters(&self) -> Vec<&str> {
+        match self.keeper {
+            Keeper::Alone => Vec::new(),
+            Keeper::Voters => keeper::voters(&self.nodes, &self.witnesses).collect(),
+        }
+    }
 }
 
 /// `[resource]`
@@ -63,6 +79,10 @@ pub struct Resource {
     pub heartbeat_ms: u64,
     pub flush_ms: u64,
     pub apply_ms: u64,
+    /// With voters: a passive that has heard nothing for so long takes over.
+    pub lease_ms: u64,
+    /// With voters: a replacement of the charter is given so long.
+    pub round_ms: u64,
     /// How long a device waits for a daemon that is gone, in milliseconds.
     pub device_wait_ms: u64,
 }
@@ -124,6 +144,8 @@ pub struct Node {
     pub store_io: StoreIo,
     /// One per volume, in the order of [`Config::volumes`].
     pub devices: Vec<DeviceKind>,
+    /// Whether it becomes active by itself.
+    pub takeover: Takeover,
 }
 
 /// The file that an argument of the command line means: itself, or for a bare name (no slash, no `.toml`)

@@ -3,10 +3,11 @@
 use super::address::{NbdListen, check_socket_path, nbd_listen, peer_address, same_machine};
 use super::error::{ConfigError, Problem};
 use super::handoff::handoff;
+use super::keeper::{self, asked, settle, takeover, witnesses};
 use super::reader::{Place, Source, Table, Value};
 use super::size::show_size;
-use super::{Config, DeviceKind, Node, Resource, StoreIo, Volume};
-use crate::core::{Mode, OnStall};
+use super::{Config, DeviceKind, Node, Resource, StoreIo, Volume, Witness};
+use crate::core::{Mode, OnStall, Takeover};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
@@ -47,8 +48,8 @@ const APPLY_MS: RangeInclusive<u64> = 1..=600_000;
 const DEVICE_WAIT_MS: RangeInclusive<u64> = 1000..=86_400_000;
 const DEVICE_WAIT_MS_DEFAULT: u64 = 600_000;
 
-const TOP_FIELDS: [&str; 4] = ["resource", "volume", "node", "handoff"];
-const RESOURCE_FIELDS: [&str; 17] = [
+const TOP_FIELDS: [&str; 5] = ["resource", "volume", "node", "witness", "handoff"];
+const RESOURCE_FIELDS: [&str; 20] = [
     "name",
     "mode",
     "stall_ms",
@@ -66,8 +67,11 @@ const RESOURCE_FIELDS: [&str; 17] = [
     "store_io",
     "bandwidth",
     "device_wait_ms",
+    "keeper",
+    "lease_ms",
+    "round_ms",
 ];
-const NODE_FIELDS: [&str; 14] = [
+const NODE_FIELDS: [&str; 15] = [
     "mode",
     "address",
     "dir",
@@ -82,6 +86,7 @@ const NODE_FIELDS: [&str; 14] = [
     "store_io",
     "bandwidth",
     "device",
+    "takeover",
 ];
 
 /// Validates the text of a file. `file` is only for messages; nothing is read.
@@ -95,7 +100,8 @@ pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
     let root = source.root(document.get_ref());
     root.only(&TOP_FIELDS)?;
     let resource_table = root.need("resource", "[resource] with a name")?.table("[resource]")?;
-    let resource = resource(file, &resource_table)?;
+    let asked = asked(&resource_table)?;
+    let resource = resource(file, &resource_table, &asked)?;
     let volumes = volumes(file, &root)?;
     let defaults = NodeDefaults {
         mode: mode(&resource_table)?.unwrap_or(Mode::Sync),
@@ -104,17 +110,21 @@ pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         bandwidth: bandwidth(&resource_table)?.unwrap_or(None),
         store_io: store_io(&resource_table)?.unwrap_or(StoreIo::Direct),
         volumes: &volumes,
+        voters: asked.votes(&root),
     };
-    let nodes = nodes(file, &root, &defaults)?;
+    let mut claims = Claims { file, made: Vec::new() };
+    let nodes = nodes(file, &root, &defaults, &mut claims)?;
+    let witnesses = witnesses(file, &root, defaults.insecure, &mut claims, &nodes)?;
+    let keeper = settle(file, &root, &asked, &resource, &nodes, &witnesses)?;
     let handoff = handoff(file, &root, &volumes, &nodes)?;
-    Ok(Config { file: file.to_owned(), resource, volumes, nodes, handoff })
+    Ok(Config { file: file.to_owned(), resource, volumes, nodes, handoff, keeper, witnesses })
 }
 
-fn name_is_good(name: &str) -> bool {
+pub fn name_is_good(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
 }
 
-fn flag(table: &Table<'_>, key: &str) -> Result<bool, ConfigError> {
+pub fn flag(table: &Table<'_>, key: &str) -> Result<bool, ConfigError> {
     table.get(key).map_or(Ok(false), |v| v.flag())
 }
 
@@ -144,7 +154,12 @@ fn bandwidth(table: &Table<'_>) -> Result<Option<Option<u64>>, ConfigError> {
     table.get("bandwidth").map(|v| v.rate(BANDWIDTH)).transpose()
 }
 
-fn milliseconds(table: &Table<'_>, key: &str, range: RangeInclusive<u64>, default: u64) -> Result<u64, ConfigError> {
+pub fn milliseconds(
+    table: &Table<'_>,
+    key: &str,
+    range: RangeInclusive<u64>,
+    default: u64,
+) -> Result<u64, ConfigError> {
     table.get(key).map_or(Ok(default), |v| v.milliseconds(range))
 }
 
@@ -152,7 +167,7 @@ fn size(table: &Table<'_>, key: &str, range: RangeInclusive<u64>, default: u64) 
     table.get(key).map_or(Ok(default), |v| v.size(range))
 }
 
-fn resource(file: &Path, table: &Table<'_>) -> Result<Resource, ConfigError> {
+fn resource(file: &Path, table: &Table<'_>, asked: &keeper::Asked) -> Result<Resource, ConfigError> {
     table.only(&RESOURCE_FIELDS)?;
     let name = table.need("name", "name = \"data\"")?;
     if !name_is_good(name.text("\"data\"")?) {
@@ -180,6 +195,8 @@ fn resource(file: &Path, table: &Table<'_>) -> Result<Resource, ConfigError> {
         heartbeat_ms: milliseconds(table, "heartbeat_ms", HEARTBEAT_MS, 200)?,
         flush_ms: milliseconds(table, "flush_ms", FLUSH_MS, 100)?,
         apply_ms: milliseconds(table, "apply_ms", APPLY_MS, 1000)?,
+        lease_ms: asked.lease_ms,
+        round_ms: asked.round_ms,
         device_wait_ms: milliseconds(table, "device_wait_ms", DEVICE_WAIT_MS, DEVICE_WAIT_MS_DEFAULT)?,
     })
 }
@@ -226,15 +243,28 @@ struct NodeDefaults<'a> {
     bandwidth: Option<u64>,
     store_io: StoreIo,
     volumes: &'a [Volume],
+    /// There are voters.
+    voters: bool,
 }
 
-fn nodes(file: &Path, root: &Table<'_>, defaults: &NodeDefaults<'_>) -> Result<Vec<Node>, ConfigError> {
+impl NodeDefaults<'_> {
+    /// Without voters nobody takes over by itself.
+    fn takeover(&self, mode: Mode) -> Takeover {
+        if self.voters { Takeover::of(mode) } else { Takeover::Manual }
+    }
+}
+
+fn nodes(
+    file: &Path,
+    root: &Table<'_>,
+    defaults: &NodeDefaults<'_>,
+    claims: &mut Claims<'_>,
+) -> Result<Vec<Node>, ConfigError> {
     let example = "[node.alpha] with address and dir";
     let table = root.need("node", example)?.table("[node.alpha]")?;
     let tables = table.tables("[node.alpha]")?;
     check_count(file, &table, tables.len(), NODES_MAX, example)?;
     let mut nodes = Vec::new();
-    let mut claims = Claims { file, made: Vec::new() };
     for (name, table) in tables {
         if !name_is_good(&name) {
             return Err(table.place().problem(file, Problem::BadName));
@@ -258,8 +288,9 @@ fn node(name: String, table: &Table<'_>, defaults: &NodeDefaults<'_>) -> Result<
     let log = path("log", "log")?;
     let control = path("control", "control.sock")?;
     check_socket_path(&control).map_err(|p| table.problem_at("control", &control, p))?;
+    let mode = mode(table)?.unwrap_or(defaults.mode);
     Ok(Node {
-        mode: mode(table)?.unwrap_or(defaults.mode),
+        mode,
         log_size: size(table, "log_size", LOG_SIZE, LOG_SIZE_DEFAULT)?,
         history_size: size(table, "history_size", HISTORY_SIZE, HISTORY_SIZE_DEFAULT)?,
         stores: stores(table, &dir, defaults.volumes)?,
@@ -271,6 +302,7 @@ fn node(name: String, table: &Table<'_>, defaults: &NodeDefaults<'_>) -> Result<
             let here = device(table)?;
             defaults.volumes.iter().map(|v| here.unwrap_or(v.device)).collect()
         },
+        takeover: takeover(table)?.unwrap_or(defaults.takeover(mode)),
         name,
         address,
         log,
@@ -310,7 +342,7 @@ fn listeners(table: &Table<'_>, dir: &Path, insecure: bool) -> Result<Vec<NbdLis
 }
 
 /// Paths and addresses that are taken, to refuse what two would fight over.
-struct Claims<'a> {
+pub struct Claims<'a> {
     file: &'a Path,
     made: Vec<Claim>,
 }
@@ -346,11 +378,29 @@ impl Claims<'_> {
             };
             things.push(("nbd".to_owned(), thing));
         }
-        let number = self.made.last().map_or(0, |c| c.node + 1);
+        self.add_all(node.address, things, table)
+    }
+
+    pub fn add_witness(&mut self, witness: &Witness, table: &Table<'_>) -> Result<(), ConfigError> {
+        let things = vec![
+            ("address".to_owned(), PathBuf::from(format!("tcp:{}", witness.address))),
+            ("dir".to_owned(), witness.dir.clone()),
+            ("control".to_owned(), witness.control.clone()),
+        ];
+        self.add_all(witness.address, things, table)
+    }
+
+    fn add_all(
+        &mut self,
+        machine: std::net::SocketAddr,
+        things: Vec<(String, PathBuf)>,
+        table: &Table<'_>,
+    ) -> Result<(), ConfigError> {
+        let node = self.made.last().map_or(0, |c| c.node + 1);
         for (key, thing) in things {
             let place = table.place_at(&key, &thing);
             let thing = thing.components().collect();
-            self.add(Claim { node: number, machine: node.address, thing, is_dir: key == "dir", place })?;
+            self.add(Claim { node, machine, thing, is_dir: key == "dir", place })?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use super::error::ConfigError;
 use super::suggest::nearest;
 use super::{Config, DeviceKind, Handoff, Node, StoreIo};
 use crate::core::config::TABLES;
-use crate::core::{Incarnation, Keeper, NodeConfig, NodeId, NodeSpec, Takeover, VolumeSpec};
+use crate::core::{Incarnation, Keeper, NodeConfig, NodeId, NodeSpec, VolumeSpec, Voting};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +17,14 @@ pub struct PeerSettings {
     pub address: SocketAddr,
     /// What is sent to it is packed.
     pub compress: bool,
+}
+
+/// A voter, as this node reaches it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VoterSettings {
+    pub name: String,
+    /// None for this node's own.
+    pub address: Option<SocketAddr>,
 }
 
 /// Everything that the daemon of one node takes from the file and from the system.
@@ -45,6 +53,8 @@ pub struct Settings {
     /// How long a device waits for a daemon that is gone.
     pub device_wait_ms: u64,
     pub handoff: Option<Handoff>,
+    /// Everyone who can be a voter; nobody where the active keeps the charter alone.
+    pub voters: Vec<VoterSettings>,
 }
 
 impl Settings {
@@ -71,11 +81,17 @@ impl Settings {
             devices: node.devices.clone(),
             device_wait_ms: config.resource.device_wait_ms,
             handoff: config.handoff.clone(),
+            voters: voters(config, me),
         })
     }
 }
 
 impl Config {
+    /// The witness of this name.
+    pub fn find_witness(&self, name: &str) -> Option<&super::Witness> {
+        self.witnesses.iter().find(|w| w.name == name)
+    }
+
     /// Index of the node called `name`; without a name, of the node that is called like this host.
     pub fn find_node(&self, name: Option<&str>) -> Result<usize, ConfigError> {
         let known = || self.nodes.iter().map(|n| n.name.clone()).collect::<Vec<_>>();
@@ -97,7 +113,31 @@ impl Config {
 }
 
 fn spec(node: &Node) -> NodeSpec {
-    NodeSpec { name: node.name.clone(), mode: node.mode, bandwidth: node.bandwidth, takeover: Takeover::of(node.mode) }
+    NodeSpec { name: node.name.clone(), mode: node.mode, bandwidth: node.bandwidth, takeover: node.takeover }
+}
+
+fn keeper(config: &Config) -> Keeper {
+    match config.keeper {
+        super::Keeper::Alone => Keeper::Alone,
+        super::Keeper::Voters => Keeper::Voters(Voting {
+            voters: config.voters().into_iter().map(str::to_owned).collect(),
+            lease_ms: config.resource.lease_ms,
+            round_ms: config.resource.round_ms,
+        }),
+    }
+}
+
+/// Every node may be a voter, also one that is not listed now: whoever is promoted by force is the only voter of its generation (C8).
+fn voters(config: &Config, me: usize) -> Vec<VoterSettings> {
+    if config.keeper == super::Keeper::Alone {
+        return Vec::new();
+    }
+    let node = |(i, node): (usize, &Node)| {
+        let address = (i != me).then_some(node.address);
+        VoterSettings { name: node.name.clone(), address }
+    };
+    let witness = |w: &super::Witness| VoterSettings { name: w.name.clone(), address: Some(w.address) };
+    config.nodes.iter().enumerate().map(node).chain(config.witnesses.iter().map(witness)).collect()
 }
 
 fn core_config(config: &Config, me: NodeId, node: &Node) -> Result<NodeConfig, ConfigError> {
@@ -109,7 +149,7 @@ fn core_config(config: &Config, me: NodeId, node: &Node) -> Result<NodeConfig, C
         volumes: config.volumes.iter().map(|v| VolumeSpec { name: v.name.clone(), size: v.size }).collect(),
         block: resource.block_size,
         log_size: node.log_size,
-        keeper: Keeper::Alone,
+        keeper: keeper(config),
         stall_ms: resource.stall_ms,
         on_stall: resource.on_stall,
         durable_write: resource.durable_write,

@@ -489,3 +489,102 @@ proptest! {
         let _ = parse_size(&text);
     }
 }
+
+/// The sample with a witness, and three voters.
+fn with_witness() -> String {
+    SAMPLE.replace("[node.alpha]", "[witness.w1]\naddress = \"127.0.0.1:7800\"\n\n[node.alpha]")
+}
+
+fn refused_of(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "the file has no {from:?}");
+    read(&text.replacen(from, to, 1)).unwrap_err().to_string()
+}
+
+#[test]
+fn a_file_with_a_witness_has_voters() {
+    let config = read(SAMPLE).unwrap();
+    assert_eq!((config.keeper, config.voters().len()), (Keeper::Alone, 0));
+    assert!(config.nodes.iter().all(|n| n.takeover == Takeover::Manual), "nobody by itself");
+    assert!(Settings::new(&config, Some("alpha")).unwrap().voters.is_empty());
+    let config = read(&with_witness()).unwrap();
+    assert_eq!(config.keeper, Keeper::Voters);
+    assert_eq!(config.voters(), ["alpha", "beta", "w1"], "the async node has no vote");
+    let takeover: Vec<_> = config.nodes.iter().map(|n| n.takeover).collect();
+    assert_eq!(takeover, [Takeover::Automatic, Takeover::Automatic, Takeover::Manual]);
+    let witness = config.find_witness("w1").unwrap();
+    assert_eq!(witness.dir, Path::new("/var/lib/understudy/w1"));
+    assert_eq!(witness.control, Path::new("/var/lib/understudy/w1/control.sock"));
+    let settings = Settings::new(&config, Some("beta")).unwrap();
+    let at = |address: &str| Some(address.parse().unwrap());
+    let all: Vec<_> = settings.voters.iter().map(|v| (v.name.as_str(), v.address)).collect();
+    let offsite = ("offsite", at("127.0.0.1:7803"));
+    assert_eq!(all, [("alpha", at("127.0.0.1:7801")), ("beta", None), offsite, ("w1", at("127.0.0.1:7800"))]);
+    let crate::core::Keeper::Voters(voting) = settings.node.keeper else { panic!("voters") };
+    assert_eq!((voting.voters.join(" "), voting.lease_ms, voting.round_ms), ("alpha beta w1".into(), 1000, 500));
+    let manual = with_witness().replace("[node.beta]", "[node.beta]\ntakeover = \"manual\"");
+    assert_eq!(read(&manual).unwrap().nodes[1].takeover, Takeover::Manual);
+}
+
+#[test]
+fn voters_are_an_odd_number() {
+    let two = "[witness.w2]\naddress = \"127.0.0.1:7810\"\n[witness.w1]";
+    let even = refused_of(&with_witness(), "[witness.w1]", two);
+    assert!(even.contains(":11: witness: the voters would be alpha, beta, w1, w2, which makes 4"), "{even}");
+    let pair = refused("stall_ms = 2000", "keeper = \"voters\"");
+    assert!(
+        pair.contains(":5: resource.keeper = \"voters\": the voters would be alpha, beta, which makes 2"),
+        "{pair}"
+    );
+    let three = SAMPLE.replace("mode = \"async\"\n", "").replace("stall_ms = 2000", "keeper = \"voters\"");
+    assert_eq!(read(&three).unwrap().voters(), ["alpha", "beta", "offsite"]);
+    let none = refused_of(&with_witness(), "mode = \"sync\"", "mode = \"async\"");
+    assert!(none.contains("the voters would be w1, which makes 1"), "{none}");
+}
+
+#[test]
+fn what_voters_are_needed_for_is_refused_without_them() {
+    for (field, value) in [("lease_ms", "1000"), ("round_ms", "500")] {
+        let message = refused("stall_ms = 2000", &format!("{field} = {value}"));
+        assert!(message.contains(&format!("resource.{field} = {value}: means nothing without voters")), "{message}");
+    }
+    let message = refused("[node.beta]", "[node.beta]\ntakeover = \"automatic\"");
+    assert!(message.contains(":21: node.beta.takeover = \"automatic\": means nothing without voters"), "{message}");
+    let message = refused_of(&with_witness(), "stall_ms = 2000", "keeper = \"alone\"");
+    assert!(message.contains("resource.keeper = \"alone\": contradicts witness.w1"), "{message}");
+    let message = refused_of(&with_witness(), "[node.offsite]", "[node.offsite]\ntakeover = \"automatic\"");
+    assert!(message.contains("node.offsite.takeover = \"automatic\": is not possible for an async node"), "{message}");
+    assert!(refused("stall_ms = 2000", "keeper = \"etcd\"").contains("must be \"alone\" or \"voters\""));
+}
+
+#[test]
+fn times_that_cannot_work_together_are_refused() {
+    let with = |line: &str| refused_of(&with_witness(), "stall_ms = 2000", line);
+    let short = with("lease_ms = 500");
+    assert!(
+        short.contains("resource.lease_ms = 500: is 500 ms") && short.contains("at least 600 ms, three times"),
+        "{short}"
+    );
+    let slow = with("heartbeat_ms = 400");
+    assert!(slow.contains("resource.lease_ms: is 1000 ms") && slow.contains("at least 1200 ms"), "{slow}");
+    assert!(with("lease_ms = 50").contains("it must be from 100 ms to 600000 ms"));
+    assert!(with("round_ms = 5").contains("it must be from 20 ms to 60000 ms"));
+    let fast = with_witness().replace("stall_ms = 2000", "heartbeat_ms = 50\nlease_ms = 150\nround_ms = 50");
+    assert!(read(&fast).is_ok());
+}
+
+#[test]
+fn a_witness_is_checked_as_a_node_is() {
+    let with = |from: &str, to: &str| refused_of(&with_witness(), from, to);
+    assert!(with("[witness.w1]", "[witness.W1]").contains("witness.W1: is not a valid name"));
+    assert!(with("[witness.w1]", "[witness.beta]").contains("witness.beta: is also used by node.beta"));
+    assert!(with("7800\"", "7801\"").contains("is also used by"), "one port, two");
+    assert!(with("127.0.0.1:7800", "10.0.0.3:7800").contains("is not a loopback address"));
+    assert!(with("[witness.w1]", "[witness.w1]\ndri = \"/x\"").contains("did you mean \"dir\"?"));
+    assert!(with("[witness.w1]", "[witness.w1]\ndir = \"x\"").contains("must be an absolute path"));
+    let same = with("[witness.w1]", "[witness.w1]\ndir = \"/var/lib/understudy/alpha\"");
+    assert!(same.contains("is also used by"), "{same}");
+    let insecure = with_witness()
+        .replace("127.0.0.1:7800", "10.0.0.3:7800")
+        .replace("[witness.w1]", "[witness.w1]\ninsecure = true");
+    assert!(read(&insecure).is_ok());
+}

@@ -187,6 +187,15 @@ pub enum Command {
     },
     /// What the log holds.
     Log,
+    /// While it is on nobody takes over by itself. In the charter, so it holds for all.
+    Maintenance {
+        on: bool,
+    },
+    /// A voter that lost its file votes again, or another one in its place (C7). One that the charter does not list is added.
+    ReplaceVoter {
+        voter: String,
+        with: Option<String>,
+    },
 }
 
 /// What a command came to.

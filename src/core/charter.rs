@@ -21,7 +21,28 @@ pub struct Change {
     unconfirmed: BTreeSet<NodeId>,
     own: bool,
     since: Time,
-    dropped: Vec<(NodeId, String)>,
+    pub(super) dropped: Vec<(NodeId, String)>,
+    /// What the voters are being asked for, where it is they who decide.
+    pub(super) asked: Option<Charter>,
+}
+
+impl Change {
+    /// Nothing is wanted yet.
+    pub(super) fn new(charter: Charter, since: Time) -> Change {
+        let union = charter.in_sync.clone();
+        Change { charter, union, unconfirmed: BTreeSet::new(), own: true, since, dropped: Vec::new(), asked: None }
+    }
+
+    /// C4: the members of what stands, of what is asked for, and of what will be asked for next.
+    pub(super) fn unite(&mut self, present: &Charter) {
+        self.union.clone_from(&present.in_sync);
+        let wanted = self.asked.iter().chain([&self.charter]).flat_map(|c| &c.in_sync);
+        for member in wanted {
+            if !self.union.contains(member) {
+                self.union.push(member.clone());
+            }
+        }
+    }
 }
 
 impl Node {
@@ -31,8 +52,13 @@ impl Node {
         self.required().into_iter().map(|(_, received, durable)| (received, durable)).collect()
     }
 
+    /// Everyone listed in what stands and in whatever is asked for (C4).
+    fn union(&self) -> &[Member] {
+        self.change.as_ref().map_or(&self.charter.in_sync, |c| &c.union)
+    }
+
     fn required(&self) -> Vec<(NodeId, Lsn, Lsn)> {
-        let listed = self.change.as_ref().map_or(&self.charter.in_sync, |c| &c.union);
+        let listed = self.union();
         let mut required: Vec<(NodeId, Lsn, Lsn)> = Vec::with_capacity(listed.len());
         for member in listed {
             let Some(node) = self.cfg.find(&member.node).filter(|n| *n != self.cfg.me) else { continue };
@@ -90,6 +116,8 @@ impl Node {
                 late.push((node, "a write waited for it longer than stall_ms"));
             } else if unconfirmed && self.change.as_ref().is_some_and(|c| stalled(c.since)) {
                 late.push((node, "it did not confirm the charter within stall_ms"));
+            } else if self.lease_is_over(node) {
+                late.push((node, "its lease ran out: it was not heard for lease_ms"));
             } else if down.is_some_and(stalled) {
                 late.push((node, "it has been unreachable for longer than stall_ms"));
             }
@@ -111,9 +139,11 @@ impl Node {
     /// Takes a node out of the in-sync set, or out of those about to join. With `on_stall = "suspend"` the set keeps two.
     pub(super) fn drop_member(&mut self, node: NodeId, why: &str) {
         let end = self.log.end();
-        let present = self.change.as_ref().map_or(&self.charter, |c| &c.charter);
+        let present = self.wanted_charter();
         let listed = present.member(self.cfg.name(node)).is_some();
-        if listed && self.cfg.on_stall == OnStall::Suspend && self.copies(present) <= 2 {
+        // Where voters decide, the charter must say who waits for nobody, or the dropped one would take over.
+        let waits = self.cfg.on_stall == OnStall::Suspend && self.voters.is_none();
+        if listed && waits && self.copies(present) <= 2 {
             return self.set_suspended(true, why); // It stays, and what waits for it waits on.
         }
         let mut charter = present.clone();
@@ -134,7 +164,7 @@ impl Node {
         if self.role() != Role::Active {
             return;
         }
-        let present = self.change.as_ref().map_or(&self.charter, |c| &c.charter);
+        let present = self.wanted_charter();
         let listed = present.member(self.cfg.name(node)).map(|m| m.incarnation);
         if listed.is_some_and(|i| Some(i) != self.peers[node.0 as usize].incarnation) {
             self.unlist(node, "its daemon was restarted");
@@ -145,7 +175,7 @@ impl Node {
     /// end, since it is made whole only by what is committed.
     pub(super) fn unlist(&mut self, node: NodeId, why: &str) {
         let name = self.cfg.name(node).to_string();
-        let mut charter = self.change.as_ref().map_or(&self.charter, |c| &c.charter).clone();
+        let mut charter = self.wanted_charter().clone();
         if charter.member(&name).is_some() {
             charter.in_sync.retain(|m| m.node != name);
             self.ask(charter, Some((node, why.to_string())));
@@ -174,7 +204,7 @@ impl Node {
     }
 
     fn is_listed(&self, node: NodeId) -> bool {
-        let present = self.change.as_ref().map_or(&self.charter, |c| &c.charter);
+        let present = self.wanted_charter();
         present.member(self.cfg.name(node)).is_some()
     }
 
@@ -205,6 +235,9 @@ impl Node {
     /// Asks for a charter: durable here, and at every member that it lists. A change under way is replaced, its members
     /// stay in the union (C4).
     pub(super) fn ask(&mut self, mut charter: Charter, dropped: Option<(NodeId, String)>) {
+        if self.voters.is_some() {
+            return self.ask_voters(charter, dropped);
+        }
         let (mut union, mut drops, version) = match self.change.take() {
             Some(change) => (change.union, change.dropped, change.charter.version),
             None => (self.charter.in_sync.clone(), Vec::new(), self.charter.version),
@@ -223,7 +256,8 @@ impl Node {
         for node in &unconfirmed {
             self.send_charter(*node, charter.clone());
         }
-        self.change = Some(Change { charter, union, unconfirmed, own: false, since: self.now, dropped: drops });
+        self.change =
+            Some(Change { charter, union, unconfirmed, own: false, since: self.now, dropped: drops, asked: None });
         self.persist(Then::CharterStands { version });
     }
 
@@ -236,6 +270,9 @@ impl Node {
 
     /// A member that had not heard of the change is reached again.
     pub(super) fn tell_charter(&mut self, node: NodeId) {
+        if self.voters.is_some() {
+            return self.tell_entry(node);
+        }
         if let Some(change) = &self.change {
             let charter = change.charter.clone();
             self.send_charter(node, charter);
@@ -266,7 +303,15 @@ impl Node {
         // Just seen.
         let change = self.change.take().expect("a change");
         let before = std::mem::replace(&mut self.charter, change.charter);
-        for (node, why) in change.dropped {
+        self.tell_of_members(&before, change.dropped);
+        // Before anything completes by the new set: "suspend" allows nothing to complete on one node alone.
+        self.check_suspension();
+        self.charter_changed();
+    }
+
+    /// Who is in sync now and was not, and who was dropped, and why.
+    pub(super) fn tell_of_members(&mut self, before: &Charter, dropped: Vec<(NodeId, String)>) {
+        for (node, why) in dropped {
             let peer = self.cfg.name(node).to_string();
             if before.member(&peer).is_some() {
                 self.notice(Notice::Dropped { peer, why });
@@ -279,12 +324,9 @@ impl Node {
                 self.notice(Notice::InSync { peer: member.node });
             }
         }
-        // Before anything completes by the new set: "suspend" allows nothing to complete on one node alone.
-        self.check_suspension();
-        self.charter_changed();
     }
 
-    fn check_suspension(&mut self) {
+    pub(super) fn check_suspension(&mut self) {
         if self.cfg.on_stall != OnStall::Suspend || self.stage != Stage::Active || self.is_outvoted {
             return;
         }
@@ -301,6 +343,28 @@ impl Node {
         } else if !late {
             self.set_suspended(false, "");
         }
+    }
+
+    /// Whether a member has acknowledged nothing that was sent in the last `lease_ms` (C2): it is dropped before it can lose its patience.
+    fn lease_is_over(&self, node: NodeId) -> bool {
+        self.voting().is_some_and(|v| self.now.since_us(self.lease_from(node)) >= v.lease_ms * 1000)
+    }
+
+    /// Whether this node may show what it holds: each member of the union has lately said that it follows nobody else (C2). Under `alone`
+    /// nobody takes over without having spoken to this node, or an operator's word that it is off.
+    pub(super) fn has_leases(&self) -> bool {
+        let Some(lease_ms) = self.voting().map(|v| v.lease_ms) else { return true };
+        self.union().iter().filter(|m| m.node != self.cfg.my_name()).all(|member| {
+            let peer = self.cfg.find(&member.node).map(|n| &self.peers[n.0 as usize]);
+            peer.is_some_and(|p| {
+                p.incarnation == Some(member.incarnation) && self.now.since_us(p.lease) < lease_ms * 1000
+            })
+        })
+    }
+
+    /// When the newest frame was sent that a node has acknowledged, at the earliest when the term began.
+    pub(super) fn lease_from(&self, node: NodeId) -> Time {
+        self.peers[node.0 as usize].lease.max(self.serves_since)
     }
 
     /// Members that are waited for, this node among them: no others are a second copy.

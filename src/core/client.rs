@@ -298,7 +298,8 @@ impl Node {
     fn finish_read(&mut self, read: u64) {
         let completed = self.clients.completed;
         let Some(pending) = self.clients.reads.get(&read) else { return };
-        if pending.missing > 0 || pending.wait > completed {
+        // Nothing is shown that may be older than what another node shows (C2).
+        if pending.missing > 0 || pending.wait > completed || !self.has_leases() {
             return;
         }
         // Just found there.
@@ -331,6 +332,9 @@ impl Node {
                     return self.io(Purpose::Map { map }, Part::Store(volume), IoOp::NextData { offset });
                 }
             }
+        }
+        if !self.has_leases() {
+            return; // Looked at again when one comes.
         }
         if let Some(pending) = self.clients.maps.remove(&map) {
             self.complete(pending.req, Ok(Reply::Extents(pending.runs)));
@@ -373,7 +377,7 @@ impl Node {
         // Suspended, what is held goes on being committed, or a passive could never become whole again; it is clients who wait.
         self.committed = self.committed.max(durable);
         if self.suspended {
-            return;
+            return self.answer_reads();
         }
         let completed = if self.cfg.durable_write { self.committed } else { received };
         self.clients.completed = self.clients.completed.max(completed);
@@ -400,10 +404,20 @@ impl Node {
                 self.complete(req, Ok(Reply::Done));
             }
         }
+        self.answer_reads();
+    }
+
+    /// Reads that wait for a write that they saw, or for a lease.
+    fn answer_reads(&mut self) {
+        let completed = self.clients.completed;
         let ready: Vec<u64> =
             self.clients.reads.iter().filter(|(_, r)| r.missing == 0 && r.wait <= completed).map(|(k, _)| *k).collect();
         for read in ready {
             self.finish_read(read);
+        }
+        let maps: Vec<u64> = self.clients.maps.iter().filter(|(_, m)| m.parts.is_empty()).map(|(k, _)| *k).collect();
+        for map in maps {
+            self.step_map(map);
         }
     }
 

@@ -11,9 +11,13 @@ use super::types::*;
 use std::collections::BTreeSet;
 
 mod claim;
+mod reform;
 mod resume;
 mod settle;
 mod switchover;
+mod vote;
+
+pub(super) use reform::Wish;
 
 /// A demotion or switchover that takes longer is given up waiting for.
 const PATIENCE_MS: u64 = 10_000;
@@ -46,11 +50,14 @@ enum Kind {
         committed: Lsn,
         /// The term that the new one continues (C6).
         continues: Option<TermId>,
+        vote: vote::Vote,
     },
     /// Waits for the members, then releases.
     Demote { to: Option<NodeId>, forced: bool, released: bool },
     /// Waits until the other node serves.
     Watch { to: NodeId },
+    /// Waits for the voters.
+    Reform(reform::Wish),
 }
 
 /// What an opened term replaces: it stands again if the node does not come to serve in it.
@@ -72,6 +79,8 @@ impl Node {
             Command::Connect { peer, dry_run: false } => self.connect(id, &peer),
             Command::Disconnect { peer, force } => self.disconnect(id, &peer, force),
             Command::Verify { repair } => self.begin_verify(id, repair),
+            Command::Maintenance { on } => self.begin_reform(id, reform::Wish::Maintenance(on)),
+            Command::ReplaceVoter { voter, with } => self.begin_reform(id, reform::Wish::Voter { voter, with }),
             Command::Log => {
                 let report = Box::new(self.log_report());
                 self.act(Action::CommandDone { id, result: Ok(Answer::Log(report)) });
@@ -107,6 +116,7 @@ impl Node {
             None => Ok(()),
             Some(Operation { kind: Kind::Promote { .. }, .. }) => Err(Refusal::Busy { what: "promote" }),
             Some(Operation { kind: Kind::Demote { .. }, .. }) => Err(Refusal::Busy { what: "demote" }),
+            Some(Operation { kind: Kind::Reform(_), .. }) => Err(Refusal::Busy { what: "a change of the voters" }),
             Some(Operation { kind: Kind::Watch { .. }, .. }) => Err(Refusal::Busy { what: "switchover" }),
         }
     }
@@ -119,6 +129,9 @@ impl Node {
         let off = off.iter().map(|name| self.node_called(name)).collect::<Result<Vec<NodeId>, Refusal>>()?;
         if off.contains(&self.cfg.me) {
             return Err(Refusal::OffItself { node: self.cfg.my_name().to_string() });
+        }
+        if self.voters.is_some() {
+            return if forced { self.promote_by_force(id, &off) } else { self.promote_by_vote(id) };
         }
         let gave_up = self.guard_promotion(forced, &off)?;
         self.may_resume = false;
@@ -137,17 +150,26 @@ impl Node {
         }
         let continues = if forced { None } else { self.own_last_term() };
         let (opening, committed) = (Box::new(opening), self.committed);
-        let kind =
-            Kind::Promote { forced, gave_up, before: None, opening, unanswered, fetching: None, committed, continues };
+        let kind = Kind::Promote {
+            forced,
+            gave_up,
+            before: None,
+            opening,
+            unanswered,
+            fetching: None,
+            committed,
+            continues,
+            vote: vote::Vote::Over,
+        };
         self.operation = Some(Operation { id, kind, since: self.now, contradicted: None });
         Ok(())
     }
 
     /// This node's own last term, if it was the last of all: its charter, which every other node that was promoted would have replaced
-    /// at the members, still says that it is active.
+    /// at the members, still says that it is active. One that named it, and in which it never served, is not its own.
     fn own_last_term(&self) -> Option<TermId> {
         let mine = self.charter.active.as_deref() == Some(self.cfg.my_name());
-        self.lineage.last().filter(|_| mine).map(|t| t.id)
+        self.lineage.last().filter(|t| mine && t.number == self.charter.term).map(|t| t.id)
     }
 
     /// The storage failed: what is under way comes to nothing.
@@ -165,6 +187,7 @@ impl Node {
         }
         if self.stage == Stage::Promoting {
             self.set_stage(Stage::Passive);
+            self.leave_round();
         }
     }
 
@@ -339,8 +362,13 @@ impl Node {
                     self.give_up_claim(Refusal::Unreachable { peers, alone: Vec::new() });
                 }
             }
+            Kind::Promote { vote, before: None, .. } if vote != vote::Vote::Over => self.poll_vote(),
             Kind::Promote { before: None, fetching: Some(_), .. } => {}
-            Kind::Promote { before: None, .. } if self.best_tail().is_some() && self.gap.is_none() => self.fetch_tail(),
+            Kind::Promote { before: None, .. }
+                if self.best_tail().is_some() && self.gap.is_none() && self.voters.is_none() =>
+            {
+                self.fetch_tail();
+            }
             Kind::Promote { before: Some(_), .. } => {}
             Kind::Promote { .. } if self.gap.is_some() => {
                 if self.resync_ios == 0 {
@@ -350,6 +378,7 @@ impl Node {
             Kind::Promote { .. } => self.settle_to_open(),
             Kind::Demote { to, forced, released } => self.poll_demote(to, forced, released),
             Kind::Watch { to } => self.poll_watch(to),
+            Kind::Reform(_) => self.poll_reform(),
         }
     }
 
@@ -427,11 +456,13 @@ impl Node {
         debug_assert!(dropped.is_empty(), "a passive has no clients");
         self.suspended = false;
         self.is_outvoted = false;
+        self.serves_since = self.now;
         for peer in &mut self.peers {
             peer.down_since = Some(self.now);
         }
         self.notice(Notice::TermOpened { number: term.number, id: format!("{:?}", term.id), first: term.first.0 });
         self.notice(Notice::Promoted { forced, gave_up: gave_up.clone() });
+        self.took_over();
         self.act(Action::Serve { term: term.id, continues });
         let text = match gave_up.as_str() {
             "" => format!("{} is active, term {}", self.cfg.my_name(), term.number),
@@ -495,7 +526,7 @@ impl Node {
     /// A change of the charter is over: everyone connected hears of it.
     pub(super) fn charter_changed(&mut self) {
         for node in self.cfg.peers() {
-            if !self.is_member(node) {
+            if self.voters.is_some() || !self.is_member(node) {
                 self.tell_charter(node);
             }
         }

@@ -8,6 +8,9 @@ const LEAST_WINDOW: u64 = 256 << 10;
 /// The setting whose smaller value holds where two files differ.
 pub const WINDOW: &str = "resource.window";
 
+/// The setting that tells who keeps the charter.
+pub const KEEPER: &str = "resource.keeper";
+
 /// A node of the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
@@ -43,6 +46,16 @@ pub enum Keeper {
     Alone,
     /// A majority of voters.
     Voters(Voting),
+}
+
+impl Keeper {
+    /// As in the file.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Keeper::Alone => "alone",
+            Keeper::Voters(_) => "voters",
+        }
+    }
 }
 
 /// How the voters' register is used.
@@ -140,11 +153,14 @@ impl NodeConfig {
             ("resource.heartbeat_ms", self.heartbeat_ms.to_string()),
             (WINDOW, self.window.to_string()),
         ];
+        // Said only where it is not what it always was: older programs know of no other.
+        let keeper = (self.keeper != Keeper::Alone).then(|| (KEEPER, self.keeper.word().to_string()));
+        let resource = resource.into_iter().chain(keeper);
         let modes = self.nodes.iter().map(|n| {
             let mode = if n.mode == Mode::Sync { "sync" } else { "async" };
             (format!("node.{}.mode", n.name), mode.to_string())
         });
-        resource.into_iter().map(|(key, value)| (key.to_string(), value)).chain(modes).collect()
+        resource.map(|(key, value)| (key.to_string(), value)).chain(modes).collect()
     }
 
     /// The name of a node.

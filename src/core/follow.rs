@@ -68,6 +68,9 @@ impl Node {
 
     /// Somebody was promoted since this node was: its term is over. It has released the role, or it was taken for dead (C8).
     pub(super) fn overtaken(&mut self, node: NodeId, later: &Charter) {
+        if self.voters.is_some() && later.generation == self.charter.generation {
+            return self.deposed(later);
+        }
         match self.is_released() {
             true => {
                 self.released_to(later);
@@ -109,6 +112,7 @@ impl Node {
     pub(super) fn hear_charter(&mut self, charter: &Charter) {
         if charter.newer_than(&self.charter) {
             self.charter = charter.clone();
+            self.heard_active();
             if self.charter.active.as_deref() != Some(self.cfg.my_name()) {
                 self.may_resume = false;
             }

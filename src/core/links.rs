@@ -136,9 +136,12 @@ impl Node {
         if self.role() != Role::Active || self.fault.is_some() || self.suspended {
             return None;
         }
-        let listed = self.charter.member(self.cfg.name(node)).is_some() || peer.joining.is_some();
-        let since = [peer.waiting.map(|(_, t)| t), peer.down_since].into_iter().flatten().min()?;
-        listed.then(|| since.plus_ms(self.cfg.stall_ms))
+        let present = if self.voters.is_some() { self.wanted_charter() } else { &self.charter };
+        let member = present.member(self.cfg.name(node)).is_some();
+        let since = [peer.waiting.map(|(_, t)| t), peer.down_since].into_iter().flatten().min();
+        let stall = since.filter(|_| member || peer.joining.is_some()).map(|t| t.plus_ms(self.cfg.stall_ms));
+        let lease = self.voting().filter(|_| member).map(|v| self.lease_from(node).plus_ms(v.lease_ms));
+        [stall, lease].into_iter().flatten().min()
     }
 
     pub(super) fn peer_up(&mut self, node: NodeId, session: SessionId) {
@@ -269,6 +272,9 @@ impl Node {
         let peer = self.peer_mut(node);
         if peer.session() == Some(session) {
             peer.last_heard = now;
+            if matches!(peer.link, Link::Target(_)) {
+                self.heard_active();
+            }
         }
     }
 
@@ -278,12 +284,15 @@ impl Node {
         }
         let now = self.now;
         self.peer_mut(node).last_heard = now;
+        if matches!(self.peer_mut(node).link, Link::Target(_)) {
+            self.heard_active();
+        }
         match message {
             PeerMsg::Hello(hello) if matches!(self.peer_mut(node).link, Link::Hearing(_)) => {
                 self.overheard(node, &hello)
             }
             PeerMsg::Hello(hello) if self.is_asking(node, session, &hello) => self.probe_greeted(node, session, hello),
-            PeerMsg::Entry(_) => {} // Of voters that this node's file does not have.
+            PeerMsg::Entry(entry) => self.entry_came(node, &entry),
             PeerMsg::Share(share) => self.share_came(node, session, share),
             PeerMsg::Hello(hello) => self.greeted(node, session, hello),
             PeerMsg::Bye { why } => self.bye_came(node, &why),
@@ -368,6 +377,9 @@ impl Node {
                 self.link_stands(node, Link::Source(Box::new(Source::new(session))));
                 self.check_incarnation(node);
             }
+            (Role::Passive, Role::Active) if self.has_agreed() && self.charter.overtakes(&hello.charter) => {
+                self.refuse(node, "this node is taking over from it; it will be asked again".into());
+            }
             (Role::Passive, Role::Active) if self.stage != Stage::Passive => {
                 self.contradict(super::notice::Refusal::PeerIsActive {
                     peer: hello.node.clone(),
@@ -402,6 +414,7 @@ impl Node {
         peer.why = None;
         peer.refused_at = None;
         self.notice(Notice::PeerConnected { peer: name });
+        self.tell_entry(node);
     }
 
     /// Ends a session whose other side cannot be worked with, and says so once.
@@ -435,6 +448,13 @@ impl Node {
         if !mine.clone().eq(hello.volumes.iter().map(|(n, s)| (n, *s))) {
             let (mine, theirs) = (mine.collect::<Vec<_>>(), &hello.volumes);
             return Err(format!("volumes differ: {mine:?} here, {theirs:?} on {name}; make both files the same"));
+        }
+        let keeper = hello.setting(super::config::KEEPER).unwrap_or("alone");
+        if keeper != self.cfg.keeper.word() {
+            let here = self.cfg.keeper.word();
+            return Err(format!(
+                "the keeper of the charter differs: {here} here, {keeper} on {name}; make both files the same"
+            ));
         }
         if hello.block != self.cfg.block {
             return Err(format!("block size differs: {} here, {} on {name}", self.cfg.block, hello.block));

@@ -28,6 +28,8 @@ mod gap;
 #[cfg(test)]
 mod gap_tests;
 pub mod hello;
+mod keeper;
+pub mod keeper_status;
 pub mod latency;
 #[cfg(test)]
 mod liar_tests;
@@ -64,6 +66,7 @@ pub mod superblock;
 mod superblock_tests;
 #[cfg(test)]
 mod surface_tests;
+mod takeover;
 mod target;
 mod times;
 pub mod trouble;

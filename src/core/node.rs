@@ -153,6 +153,11 @@ pub struct Node {
     pub(super) charter: Charter,
     /// A change of the charter that is not over (C4).
     pub(super) change: Option<Change>,
+    /// None under the keeper `alone`.
+    pub(super) voters: Option<Box<super::keeper::Voters>>,
+    pub(super) watch: super::takeover::Watch,
+    /// Since when it serves in its term.
+    pub(super) serves_since: Time,
     /// Durable on the active and every in-sync member, as far as this node knows (S1).
     pub(super) committed: Lsn,
     pub(super) log: Log,
@@ -220,13 +225,19 @@ impl Node {
         let log = Log::new(recovered.log.clone(), cfg.durable_write, cfg.flush_ms);
         let sb = &recovered.superblock;
         let was_active = sb.charter.active.as_deref() == Some(cfg.my_name());
-        let may_resume = was_active && !sb.log_errors && sb.lost.is_none();
+        let whole = was_active && !sb.log_errors && sb.lost.is_none();
+        let alone = cfg.keeper == super::config::Keeper::Alone;
+        let may_resume = whole && alone;
+        let watch = super::takeover::Watch::new(now, cfg.incarnation, &sb.charter, whole && sb.boot == cfg.boot);
         let mut node = Node {
             now,
             stage: Stage::Passive,
             lineage: Lineage::new(sb.lineage.clone()),
             charter: sb.charter.clone(),
             change: None,
+            voters: None,
+            watch,
+            serves_since: now,
             // A round is begun only with what is committed (S1).
             committed: sb.checkpoint.max(sb.applying),
             overlay,
@@ -270,6 +281,10 @@ impl Node {
             superblock: Super::new(sb.clone(), recovered.slot),
             cfg,
         };
+        if !alone {
+            let (by, known) = (node.draw_id(), node.superblock.entry());
+            node.voters = Some(Box::new(super::keeper::Voters::new(by, known)));
+        }
         node.notice(Notice::Started {
             role: if was_active { "was active".into() } else { "passive".into() },
             received: node.log.end().0,
@@ -294,7 +309,7 @@ impl Node {
             Event::PeerMessage { peer, session, message } => self.peer_message(peer, session, message),
             Event::PeerHeard { peer, session } => self.peer_heard(peer, session),
             Event::Command { id, command } => self.command(id, command),
-            Event::VoterAnswered { .. } => {} // Nobody has been asked.
+            Event::VoterAnswered { voter, answer } => self.voter_answered(&voter, &answer),
         }
     }
 
@@ -302,6 +317,8 @@ impl Node {
     pub fn poll(&mut self, now: Time) {
         self.now = self.now.max(now);
         self.poll_operation();
+        self.poll_takeover();
+        self.poll_keeper();
         self.poll_links();
         self.poll_clients();
         self.poll_verify();
@@ -343,7 +360,7 @@ impl Node {
         let waits = self.may_resume && self.operation.is_none() && self.now < self.resume_at;
         let resume = waits.then_some(self.resume_at);
         let feed = self.feed_deadline();
-        [links, log, store, reclaim, resume, feed].into_iter().flatten().min()
+        [links, log, store, reclaim, resume, feed, self.keeper_deadline()].into_iter().flatten().min()
     }
 
     /// Whether the driver should go on reading from clients.
@@ -378,6 +395,11 @@ impl Node {
         self.lineage.terms()
     }
 
+    /// Who this is now (C1).
+    pub fn incarnation(&self) -> Incarnation {
+        self.cfg.incarnation
+    }
+
     pub fn charter(&self) -> &Charter {
         &self.charter
     }
@@ -410,7 +432,7 @@ impl Node {
             (Passive, Promoting)
                 | (Promoting, Active)
                 | (Promoting, Passive)
-                | (Active, Demoting)
+                | (Active, Demoting | Passive)
                 | (Demoting, Passive | Active)
         );
         assert!(allowed, "{:?} to {stage:?} is not a transition", self.stage);

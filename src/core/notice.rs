@@ -88,6 +88,20 @@ pub enum Refusal {
     Busy { what: &'static str },
     #[error("the storage of this node failed: {what}; it does not serve until that is mended and the daemon restarted")]
     Faulted { what: String },
+    #[error(
+        "a majority of the voters is needed, and these do not answer: {}. Start them or mend the links; nothing was changed that could do \
+         harm, and what was asked may still come about", voters.join(", "))]
+    VotersSilent { voters: Vec<String> },
+    #[error("the keeper of this resource is \"alone\": there are no voters, and nobody takes over by itself")]
+    NoVoters,
+    #[error(
+        "{with} cannot take the place of {voter}: the first must not vote yet, and the second must. The voters are {}", votes.join(", "))]
+    NotAVoter { voter: String, with: String, votes: Vec<String> },
+    #[error(
+        "{node} holds the only good copy: while it is passive nobody may be promoted but by force. Wait until another node is in sync, or \
+         use --force"
+    )]
+    OnlyCopy { node: String },
     #[error("not done in time: {what}")]
     TimedOut { what: String },
 }
@@ -142,6 +156,26 @@ pub enum Notice {
     Promoted {
         forced: bool,
         gave_up: String,
+    },
+    /// The active was silent for too long: this node asks the voters to be active in its place (C3).
+    TakeoverBegan {
+        from: String,
+        silent_ms: u64,
+    },
+    /// It is active. When each phase was over, counted from the last word of the active before it.
+    TookOver {
+        silent_ms: u64,
+        asked_ms: u64,
+        agreed_ms: u64,
+        opened_ms: u64,
+    },
+    /// The voters agreed to another active while this one could not be heard: its clients are failed, and it follows.
+    Deposed {
+        by: String,
+    },
+    /// The voters are of no use to this node as they are.
+    VotersStuck {
+        why: String,
     },
     Demoted {
         end: u64,

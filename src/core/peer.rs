@@ -62,6 +62,8 @@ pub struct Peer {
     pub disk_times: Latencies,
     /// How fast a catch-up or resync is.
     pub pace: Pace,
+    /// When the newest frame was sent that it has acknowledged, by this node's clock (C2).
+    pub lease: Time,
     /// When the link went down, for the drop of a member that is gone (C4).
     pub down_since: Option<Time>,
     /// An operator asks what a session would do.
@@ -199,6 +201,7 @@ impl Default for Peer {
             wire_times: Latencies::default(),
             disk_times: Latencies::default(),
             pace: Pace::default(),
+            lease: Time(0),
             down_since: None,
             probe: None,
         }
@@ -228,6 +231,7 @@ impl Peer {
         self.applied = Lsn(0);
         self.waiting = None;
         self.joining = None;
+        self.lease = Time(0);
         self.rejoin_from = Lsn(0);
     }
 

@@ -104,6 +104,7 @@ impl Node {
         peer.durable = peer.durable.max(ack.durable);
         peer.applied = peer.applied.max(ack.applied);
         peer.known = peer.known.max(ack.durable);
+        peer.lease = peer.lease.max(Time(ack.echo_us).min(now));
         peer.measure(now, &ack);
         self.clear_bits(node, ack.durable);
     }

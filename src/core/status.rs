@@ -28,6 +28,7 @@ pub struct Status {
     pub memory: MemoryStatus,
     pub peers: Vec<PeerStatus>,
     pub fault: Option<String>,
+    pub keeper: super::keeper_status::KeeperStatus,
     /// It was active when it ended, and waits for others before it resumes.
     pub waiting: Option<Waiting>,
     /// What this replica could be brought up as.
@@ -157,6 +158,7 @@ impl Node {
             memory: MemoryStatus { used: self.overlay.memory(), limit: self.cfg.memory },
             peers: self.cfg.peers().map(|n| self.peer_status(n, now)).collect(),
             fault: self.fault.clone(),
+            keeper: self.keeper_status(now),
             waiting: self.waiting(now),
             image: self.image_status(),
             problems: self.problems(now),

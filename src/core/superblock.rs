@@ -5,6 +5,7 @@
 use super::api::*;
 use super::gap::GapState;
 use super::node::{Node, Purpose};
+use super::register::Entry;
 use super::types::*;
 use crate::format::superblock::{self, Superblock};
 use std::collections::VecDeque;
@@ -120,6 +121,12 @@ impl Super {
         self.then.iter().any(|(_, then)| matches!(then, Then::GapClosed { .. }))
     }
 
+    /// The charter that voters are known to have agreed to, with its voters. An older program passes it over.
+    pub fn entry(&self) -> Entry {
+        let found = bincode::decode_from_slice(&self.content.extension, bincode::config::standard());
+        found.map(|(entry, _)| entry).unwrap_or_default()
+    }
+
     /// Nothing waits any more: what it would have confirmed is no longer so (L4).
     pub fn log_failed(&mut self) {
         self.log_errors = true;
@@ -164,11 +171,18 @@ impl Node {
 
     fn snapshot(&mut self) {
         let tail = self.log.tail();
+        // What voters are asked for is nobody's charter before they agree.
+        let charter = if self.voters.is_some() { &self.charter } else { self.wanted_charter() }.clone();
         let content = &mut self.superblock.content;
         content.sequence += 1;
         content.stream = self.log.stream();
         content.lineage = self.lineage.terms().to_vec();
-        content.charter = self.change.as_ref().map_or(&self.charter, |c| &c.charter).clone();
+        content.charter = charter;
+        if let Some(voters) = &self.voters {
+            // Cannot fail: names are bounded, and what is encoded goes to memory.
+            let entry = bincode::encode_to_vec(voters.known(), bincode::config::standard());
+            content.extension = entry.expect("an entry that can be encoded");
+        }
         content.incarnation = self.cfg.incarnation;
         content.boot = self.cfg.boot;
         content.checkpoint = self.store.applied();

@@ -104,7 +104,8 @@ fn leftovers(dir: &Path, force: bool) -> Result<Vec<PathBuf>, DiskError> {
         if name.strip_prefix("salvage.").is_some_and(|n| n.parse::<u32>().is_ok()) {
             return Err(DiskError::Salvage { path });
         }
-        if name == "history" || name.starts_with("bitmap.") {
+        // A vote that stayed would remember a charter of what is made away with here.
+        if name == "history" || name == "vote" || name.starts_with("bitmap.") {
             found.push(path);
         }
     }

@@ -4,6 +4,7 @@
 //! with a single system call, which also waits for the next round.
 
 use super::clients::Clients;
+use super::course::Course;
 use super::devices::{DeviceOrder, Devices};
 use super::disk::{Disk, Job, Step};
 use super::engine::Engine;
@@ -14,7 +15,9 @@ use super::journal::Happening;
 use super::peers::Peers;
 use super::ring::{Completion, Fd, Op};
 use super::tenure::Tenure;
+use super::voters::Voters;
 use crate::core::{Action, BlockingDisk, CommandId, Event, IoId, Mode, Part, Time};
+use crate::voter::VoterNote;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -39,6 +42,8 @@ pub struct Loop<E> {
     pub peers: Peers,
     pub clients: Clients,
     tenure: Tenure,
+    course: Course,
+    voters: Voters,
     devices: Devices,
     handoffs: Handoffs,
     requests: Requests,
@@ -65,6 +70,8 @@ pub struct Pieces<E> {
     pub peers: Peers,
     pub clients: Clients,
     pub tenure: Tenure,
+    pub course: Course,
+    pub voters: Voters,
     pub devices: Devices,
     pub handoffs: Handoffs,
     pub requests: Requests,
@@ -80,7 +87,8 @@ pub fn now() -> Time {
 
 impl<E: Engine> Loop<E> {
     pub fn new(pieces: Pieces<E>) -> Loop<E> {
-        let Pieces { hub, engine, disk, peers, clients, tenure, devices, handoffs, requests, signal } = pieces;
+        let Pieces { hub, engine, disk, peers, clients, tenure, course, voters, devices, handoffs, requests, signal } =
+            pieces;
         Loop {
             hub,
             engine,
@@ -88,6 +96,8 @@ impl<E: Engine> Loop<E> {
             peers,
             clients,
             tenure,
+            course,
+            voters,
             devices,
             handoffs,
             requests,
@@ -215,7 +225,10 @@ impl<E: Engine> Loop<E> {
                     let _ = reply.send(result.map(in_json).map_err(|refusal| refusal.to_string()));
                 }
             }
-            Action::Notice(notice) => self.hub.journal.note(&notice),
+            Action::Notice(notice) => {
+                self.hub.journal.note(&notice);
+                self.course.note(&notice, || self.requests.handle());
+            }
             Action::Serve { term, continues } => {
                 let tenure = self.tenure.begin(term, continues);
                 if self.stopping.is_none() {
@@ -226,8 +239,7 @@ impl<E: Engine> Loop<E> {
                     self.handoffs.serve(tenure);
                 }
             }
-            // A file cannot name voters yet.
-            Action::AskVoter { voter, .. } => unreachable!("nothing says where the voter {voter} is"),
+            Action::AskVoter { voter, question } => self.voters.ask(&voter, question),
             Action::StopServing => {
                 self.devices.tell(DeviceOrder::StopServing);
                 self.handoffs.stop_serving();
@@ -263,6 +275,12 @@ impl<E: Engine> Loop<E> {
             }
             Request::Note { happening } => self.hub.journal.note(&happening),
             Request::NoteHandoff { note } => self.hub.journal.note(&note),
+            // Strangers can cause these.
+            Request::NoteVoter { note: note @ VoterNote::AskerRefused { .. } } => self.hub.journal.complain(&note),
+            Request::NoteVoter { note } => self.hub.journal.note(&note),
+            Request::VoterAnswered { voter, answer } => {
+                self.hub.events.push_back(Event::VoterAnswered { voter, answer: *answer });
+            }
             Request::Stop => self.leave(),
             Request::StopNow => self.stop(),
         }
@@ -294,6 +312,8 @@ impl<E: Engine> Loop<E> {
                 }
             }
             fields.insert("handoff".into(), self.handoffs.view());
+            fields.insert("takeover".into(), self.course.view());
+            self.voters.add_to(fields);
             fields.insert("clients".into(), self.clients.count().into());
             let shut = self.clients.shut_doors().map(|(address, why)| json!({ "address": address, "why": why }));
             fields.insert("not_listening".into(), shut.collect());

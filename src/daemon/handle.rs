@@ -38,6 +38,14 @@ pub enum Request {
     NoteHandoff {
         note: crate::handoff::Note,
     },
+    NoteVoter {
+        note: crate::voter::VoterNote,
+    },
+    /// A voter has answered the core.
+    VoterAnswered {
+        voter: String,
+        answer: Box<crate::core::register::Answer>,
+    },
     Stop,
     /// What stood above the devices is undone, as far as that went: end.
     StopNow,

@@ -79,6 +79,11 @@ pub enum Happening {
     LeftStanding {
         why: String,
     },
+    /// Who keeps the charter, and what that means.
+    Keeper {
+        keeper: &'static str,
+        what: String,
+    },
     /// What people should know of one.
     DeviceRemark {
         device: String,
@@ -137,7 +142,7 @@ impl Journal {
     }
 
     /// Writes one event that strangers can cause, unless there were too many in this second.
-    pub fn complain(&mut self, event: &Happening) {
+    pub fn complain(&mut self, event: &impl Serialize) {
         let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         if self.complaints.0 != second {
             let left_out = self.complaints.1.saturating_sub(COMPLAINTS);

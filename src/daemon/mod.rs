@@ -15,6 +15,7 @@
 //! | `process` | signals, limits, the service manager |
 
 mod clients;
+mod course;
 #[cfg(test)]
 mod crash_tests;
 mod create;
@@ -35,6 +36,8 @@ mod tenure;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod voters;
+pub mod witness;
 
 pub use create::create;
 pub use handle::{LoopHandle, Request};
@@ -43,6 +46,8 @@ pub use journal::{Happening, rfc3339};
 use crate::config::{Settings, StoreIo};
 use crate::control::{ControlError, Server};
 use crate::core::{Incarnation, Node, Part, RecoveryError, recovery};
+use crate::voter::VoterError;
+use course::Course;
 use devices::Devices;
 use disk::{Disk, DiskError, IoMode};
 use event_loop::{Loop, Pieces};
@@ -56,6 +61,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tenure::Tenure;
+use voters::Voters;
 
 /// Why a daemon does not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +80,8 @@ pub enum DaemonError {
     Ring(#[from] RingError),
     #[error("the kernel ended the I/O loop: {0}")]
     Loop(io::Error),
+    #[error(transparent)]
+    Voter(#[from] VoterError),
     #[error("{0}")]
     Handoff(String),
     #[error("cannot {what}: {source}")]
@@ -117,7 +125,7 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     settings.node.boot = boot_id()?;
     crate::buf::keep_at_most(usize::try_from(settings.node.memory).unwrap_or(usize::MAX).saturating_add(KEEP_BESIDE));
     let mut disk = once_free(|| Ok(Disk::open(&settings)?))?;
-    let peers = once_free(|| Peers::new(&settings).map_err(DaemonError::Peers))?;
+    let mut peers = once_free(|| Peers::new(&settings).map_err(DaemonError::Peers))?;
     let clients = once_free(|| clients::Clients::new(&settings).map_err(DaemonError::Nbd))?;
     let hub = Hub { ring: Ring::new()?, events: VecDeque::new(), journal: Journal::new(), now: event_loop::now() };
     let (devices, waiting) = Devices::new(&settings);
@@ -132,6 +140,11 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
         .filter(|(path, mode)| *mode == IoMode::Buffered && !asked_for(path))
         .map(|(path, _)| path.display().to_string())
         .collect();
+    let voters = Voters::start(&settings, &handle)?;
+    if let Some(server) = voters.server() {
+        peers.set_voter(server);
+    }
+    let course = Course::new(&settings.dir, settings.node.my_name());
     let mut engine = Node::new(settings.node, recovered, hub.now);
     if disk.is_cached(Part::Log) {
         engine.log_is_cached();
@@ -139,7 +152,9 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
     let tenure = Tenure::open(&settings.dir);
     waiting.start(handle.clone()).map_err(system("start a thread"))?;
     above.start(handle.clone(), devices.clone()).map_err(system("start a thread"))?;
-    let mut pieces = Pieces { hub, engine, disk, peers, clients, tenure, devices, handoffs, requests, signal };
+    let mut pieces =
+        Pieces { hub, engine, disk, peers, clients, tenure, course, voters, devices, handoffs, requests, signal };
+    pieces.hub.journal.note(&pieces.voters.happening());
     unasked.into_iter().for_each(|path| pieces.hub.journal.note(&Happening::BufferedIo { path }));
     Ok((Loop::new(pieces), handle))
 }

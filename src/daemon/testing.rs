@@ -60,6 +60,7 @@ pub fn settings(dir: &Path, me: &str) -> Settings {
         devices: vec![crate::config::DeviceKind::None; 2],
         device_wait_ms: 10_000,
         handoff: None,
+        voters: Vec::new(),
     }
 }
 

@@ -57,6 +57,8 @@ pub struct Plan {
     pub volumes: Vec<(String, String)>,
     /// Names, and lines of `[node.NAME]` beside `address` and `dir`.
     pub nodes: Vec<(String, Vec<String>)>,
+    /// Names. They are numbered behind the nodes.
+    pub witnesses: Vec<String>,
 }
 
 impl Plan {
@@ -68,6 +70,7 @@ impl Plan {
             resource: Vec::new(),
             volumes: vec![("disk0".to_string(), size.to_string())],
             nodes: nodes.iter().map(node).collect(),
+            witnesses: Vec::new(),
         }
     }
 
@@ -92,6 +95,12 @@ impl Plan {
         self
     }
 
+    /// With one more witness.
+    pub fn witness(mut self, name: &str) -> Plan {
+        self.witnesses.push(name.to_string());
+        self
+    }
+
     /// With one more line in `[node.NAME]`, for a node of the plan.
     pub fn node(mut self, name: &str, line: impl Into<String>) -> Plan {
         let line = line.into();
@@ -100,10 +109,12 @@ impl Plan {
     }
 }
 
-/// One node.
+/// One node, or one witness.
 #[derive(Debug)]
 struct Node {
     name: String,
+    /// The command that runs it.
+    run: &'static str,
     port: u16,
     dir: PathBuf,
     child: Option<Child>,
@@ -145,9 +156,10 @@ impl Cluster {
             keep: false,
             interrupted: &NEVER,
         };
-        for (name, _) in &plan.nodes {
+        let nodes = plan.nodes.iter().map(|(name, _)| (name, "run"));
+        for (name, run) in nodes.chain(plan.witnesses.iter().map(|name| (name, "witness"))) {
             let dir = cluster.folder.join(name);
-            cluster.nodes.push(Node { name: name.clone(), port: free_port()?, dir, child: None, starts: 0 });
+            cluster.nodes.push(Node { name: name.clone(), run, port: free_port()?, dir, child: None, starts: 0 });
         }
         cluster.write_file(plan)?;
         Ok(cluster)
@@ -174,10 +186,12 @@ impl Cluster {
         for (name, size) in &plan.volumes {
             text.push_str(&format!("[volume.{name}]\nsize = \"{size}\"\n\n"));
         }
-        for (node, (name, lines)) in self.nodes.iter().zip(&plan.nodes) {
-            let (port, dir) = (node.port, node.dir.display());
+        let nodes = plan.nodes.iter().map(|(_, lines)| ("node", lines.as_slice()));
+        let sections = nodes.chain(plan.witnesses.iter().map(|_| ("witness", &[][..])));
+        for (node, (section, lines)) in self.nodes.iter().zip(sections) {
+            let (name, port, dir) = (&node.name, node.port, node.dir.display());
             text.push_str(&format!(
-                "[node.{name}]\naddress = \"127.0.0.1:{port}\"\ndir = \"{dir}\"\n{}\n\n",
+                "[{section}.{name}]\naddress = \"127.0.0.1:{port}\"\ndir = \"{dir}\"\n{}\n\n",
                 lines.join("\n")
             ));
         }
@@ -208,7 +222,12 @@ impl Cluster {
         &self.nodes[node].name
     }
 
-    /// How many nodes there are; they are numbered from 0 in the order of the plan.
+    /// Whether it is a witness.
+    pub fn is_witness(&self, node: usize) -> bool {
+        self.nodes[node].run == "witness"
+    }
+
+    /// How many nodes and witnesses there are; they are numbered from 0 in the order of the plan.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -249,8 +268,11 @@ impl Cluster {
         Err(ClusterError::Tool { command: words.join(" "), said })
     }
 
-    /// Formats a node's parts.
+    /// Formats a node's parts. A witness has none.
     pub fn create(&self, node: usize) -> Result<String, ClusterError> {
+        if self.is_witness(node) {
+            return Ok(String::new());
+        }
         self.tool("create", node, &[])
     }
 
@@ -261,7 +283,7 @@ impl Cluster {
         let path = self.folder.join(format!("{}.{}.err", this.name, this.starts));
         let errors = fs::File::create(&path).map_err(|source| ClusterError::File { what: "make", path, source })?;
         let mut run = Command::new(&self.exe);
-        run.arg("run").arg(self.folder.join("demo.toml")).args(["--node", &this.name]);
+        run.arg(this.run).arg(self.folder.join("demo.toml")).args(["--node", &this.name]);
         run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         let spawned = child::spawn(&mut run, self.fate);
         this.child = Some(spawned.map_err(|source| ClusterError::Spawn { exe: self.exe.clone(), source })?);

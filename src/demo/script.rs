@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 const ALPHA: usize = 0;
 const BETA: usize = 1;
+const W1: usize = 2;
 const VOLUME: &str = "disk0";
 /// For the file system.
 const FILES: &str = "disk1";
@@ -32,6 +33,15 @@ pub struct Options {
     /// How long to write before the active is killed.
     pub seconds: u32,
     pub mode: Mode,
+    /// Without a witness: an operator promotes.
+    pub alone: bool,
+}
+
+impl Options {
+    /// An async node does not take over by itself.
+    fn watched(&self) -> bool {
+        !self.alone && self.mode == Mode::Sync
+    }
 }
 
 /// Why the demonstration failed.
@@ -96,6 +106,9 @@ pub fn run(options: Options, interrupted: &'static AtomicBool, out: &mut dyn Wri
     let mode = if options.mode == Mode::Sync { "sync" } else { "async" };
     let resource = format!("demo-{}", std::process::id());
     let mut plan = Plan::of(&["alpha", "beta"], "64MiB").resource(format!("mode = \"{mode}\"")).named(&resource);
+    if options.watched() {
+        plan = plan.witness("w1");
+    }
     plan.volumes.push((FILES.to_string(), "64MiB".to_string()));
     let mut cluster = Cluster::new(&exe, &plan)?;
     cluster.interrupted_by(interrupted);
@@ -126,7 +139,12 @@ impl Demo<'_> {
 
     fn set_up(&mut self) -> Result<(), DemoError> {
         let folder = self.cluster.folder().display().to_string();
-        self.say(format!("A pair of nodes on this machine, in {folder}:"))?;
+        let witness = if self.options.watched() { " and a witness" } else { "" };
+        self.say(format!("A pair of nodes{witness} on this machine, in {folder}:"))?;
+        if self.options.watched() {
+            self.cluster.start(W1)?;
+            self.cluster.wait_status(W1, "the witness answers", PATIENCE, |_| true)?;
+        }
         for node in [ALPHA, BETA] {
             self.cluster.create(node)?;
             self.cluster.start(node)?;
@@ -208,6 +226,9 @@ impl Demo<'_> {
 
     fn take_over(&mut self) -> Result<(), DemoError> {
         let since = Instant::now();
+        if self.options.watched() {
+            return self.take_over_by_itself(since);
+        }
         self.cluster
             .wait_status(BETA, "it sees that alpha is gone", PATIENCE, |s| s["peers"][0]["state"] != "following")?;
         self.say("  $ understudy promote demo.toml --node beta")?;
@@ -227,6 +248,27 @@ impl Demo<'_> {
         self.report.to_answer = since.elapsed();
         let (promote, all) = (millis(self.report.to_promote), millis(self.report.to_answer));
         self.say(format!("  {answer} ({promote} ms; first read answered {all} ms after the kill)"))
+    }
+
+    /// With a witness nobody has to promote anybody.
+    fn take_over_by_itself(&mut self, since: Instant) -> Result<(), DemoError> {
+        self.say("  Nobody promotes anybody: beta hears nothing of alpha, and asks the witness.")?;
+        let serves = |s: &Value| s["role"] == "active" && s["state"] == "serving";
+        self.cluster.wait_status(BETA, "it takes over by itself", PATIENCE, serves)?;
+        self.report.to_promote = since.elapsed();
+        let mut client = self.cluster.nbd(BETA, VOLUME)?;
+        let failed = |source| DemoError::ReadBack { node: "beta".into(), source };
+        client.read(0, 4096).map_err(failed)?;
+        client.flush().map_err(failed)?;
+        self.report.to_answer = since.elapsed();
+        let said = self.cluster.said(BETA);
+        let lines = said.lines().filter(|l| l.contains(" takeover_began ") || l.contains(" took_over "));
+        let lines: Vec<String> = lines.map(|l| format!("  {l}")).collect();
+        self.say(lines.join("\n"))?;
+        self.say(format!(
+            "  beta is active: first read and flush answered {} ms after the kill",
+            millis(self.report.to_answer)
+        ))
     }
 
     /// Reads back every byte and asks the oracle of each writer.
@@ -328,7 +370,10 @@ impl Demo<'_> {
             ("completed writes lost", r.lost.to_string()),
             ("flushed writes lost", r.lost_flushed.to_string()),
             ("orphaned writes set aside", orphans),
-            ("time to promote", format!("{} ms", millis(r.to_promote))),
+            (
+                if self.options.watched() { "time to take over" } else { "time to promote" },
+                format!("{} ms", millis(r.to_promote)),
+            ),
             ("from the kill to the first answer", format!("{} ms", millis(r.to_answer))),
             ("time to catch up", format!("{catch_up} ms from alpha's start, while writing went on")),
             ("verify, online", r.verified.clone()),
@@ -349,6 +394,8 @@ impl Demo<'_> {
         self.cluster.keep();
         let (uri, file) = (self.cluster.nbd_uri(BETA, VOLUME), self.cluster.file().display().to_string());
         let folder = self.cluster.folder().display().to_string();
+        let witness =
+            if self.options.watched() { format!("understudy stop {file} --node w1; ") } else { String::new() };
         self.say(format!(
             "\nThe pair goes on; beta is active and serves\n  {uri}\nTry:\n  \
              nbdinfo '{uri}'\n  \
@@ -356,7 +403,7 @@ impl Demo<'_> {
              understudy switchover {file} --node beta --to alpha\n  \
              understudy events {file} --node alpha\n\
              And to end it:\n  \
-             understudy stop {file} --node alpha; understudy stop {file} --node beta; rm -r {folder}"
+             understudy stop {file} --node alpha; understudy stop {file} --node beta; {witness}rm -r {folder}"
         ))
     }
 }

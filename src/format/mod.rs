@@ -1,11 +1,12 @@
 //! What stands on disk, byte by byte; no I/O. The tables for people are in `docs/format.md`.
 //!
 //! [`batch`] is the unit of the log, the history, the bitmap lists and the salvage; [`ring`] is the order of batches
-//! in the log and the walk along it; [`superblock`] is the log's first 64 KiB.
+//! in the log and the walk along it; [`superblock`] is the log's first 64 KiB; [`vote`] is a voter's file.
 
 pub mod batch;
 pub mod ring;
 pub mod superblock;
+pub mod vote;
 
 /// Every header, and every payload after its padding, is a multiple of this many bytes.
 pub const BLOCK: usize = 4096;

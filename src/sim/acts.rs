@@ -8,7 +8,7 @@ use super::plan::name;
 use super::truth::Pos;
 use super::world::{Happening, World};
 use crate::core::notice::Notice;
-use crate::core::{Action, Event, Lsn, NodeId, PeerMsg, ReqId, TermId, VolumeId};
+use crate::core::{Action, Event, Lsn, NodeId, PeerMsg, Reply, ReqId, TermId, VolumeId};
 
 impl<B: Brain> World<B> {
     pub(super) fn act(&mut self, node: NodeId, action: Action) -> Result<(), Violation> {
@@ -49,7 +49,10 @@ impl<B: Brain> World<B> {
                 self.check_difference(&notice)
             }
             Action::Serve { term, continues } => self.serve(node, term, continues),
-            Action::AskVoter { .. } => Err(broken("5 one active", format!("{node:?} asks a voter, and there is none"))),
+            Action::AskVoter { voter, question } => {
+                self.ask_voter(node, &voter, question);
+                Ok(())
+            }
             Action::StopServing => {
                 self.counts.one("stops of serving");
                 if let Some(client) = &mut self.slot(node).client {
@@ -157,14 +160,20 @@ impl<B: Brain> World<B> {
                 let at = lineage.len().checked_sub(2).map(|i| Pos { term: lineage[i].id, lsn: start });
                 let at = at.and_then(|p| self.truth.settle(p));
                 self.counts.one("promotions checked");
-                let given_up = self.durability.opened(node, at, forced, &self.truth)?;
-                self.counts.add("debts given up by force", given_up);
+                let voted = self.plan.voting.is_some();
+                let given_up = self.durability.opened(node, at, forced, voted, &self.truth)?;
+                let how = if forced { "debts given up by force" } else { "debts that nobody was left to pay (C5)" };
+                self.counts.add(how, given_up);
             }
             let whole = Pos { term, lsn: start };
+            if !self.slots[node.0 as usize].unaware {
+                self.newest_began = Some(whole);
+            }
             let held = |done: &Option<Pos>| done.filter(|p| self.truth.contains(whole, *p)).map_or(Lsn(0), |p| p.lsn);
             let completed = self.done.iter().map(held).collect();
             self.slot(node).client = Some(Client::new(term, start, completed));
             self.slot(node).outvoted_at = None;
+            self.slot(node).deposed = false;
         } else if let Some(client) = &mut self.slot(node).client {
             client.live = true;
         }
@@ -204,6 +213,20 @@ impl<B: Brain> World<B> {
         self.handle(node, Event::Client { req, op })
     }
 
+    /// C1, contract 4: whoever was taken over and does not know it completes nothing that the next active lacks.
+    fn check_deposed(&mut self, node: NodeId, owed: Option<Pos>) -> Result<(), Violation> {
+        self.counts.one("answers of actives that were taken over");
+        let lacks = |pos: &Pos| self.newest_began.is_none_or(|at| !self.truth.contains(at, *pos));
+        match owed.filter(lacks) {
+            Some(pos) => {
+                let detail =
+                    format!("{node:?} completes {pos:?}, and the next active began at {:?}", self.newest_began);
+                Err(broken("1 durability", detail))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn completed(
         &mut self,
         node: NodeId,
@@ -220,6 +243,10 @@ impl<B: Brain> World<B> {
             return Ok(());
         }
         self.counts.answered += 1;
+        if slot.deposed && matches!(&result, Ok(Reply::Data(_) | Reply::Extents(_))) {
+            let detail = format!("{node:?} answers {req:?}, and another node has taken over");
+            return Err(broken("5 one active (C2)", detail));
+        }
         if let Some(took) = promise.took_us {
             slot.isolation.check(now, node, took, self.plan.patience_us())?;
             slot.stall.check(now, node, took, self.plan.stalls_us())?;
@@ -235,6 +262,9 @@ impl<B: Brain> World<B> {
         }
         if slot.unaware {
             return Ok(());
+        }
+        if slot.deposed {
+            return self.check_deposed(node, promise.kept.or(promise.durable));
         }
         if let Some((volume, pos)) = promise.done {
             durability::raise(&mut self.done[volume.0 as usize], pos, &self.truth);

@@ -2,7 +2,7 @@
 //! one that can be made to lie.
 
 use crate::core::hello::Charter;
-use crate::core::{Action, BlockingDisk, Event, FormatIds, Lsn, Node, NodeConfig, Term, Time, recovery};
+use crate::core::{Action, BlockingDisk, Event, FormatIds, Incarnation, Lsn, Node, NodeConfig, Term, Time, recovery};
 
 /// How far a node is, each mark at most as high as the one before it is required to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,10 @@ pub trait Brain: Sized {
     fn has_image(&self) -> bool;
     /// What it had made durable is lost, from some record on (L2).
     fn is_damaged(&self) -> bool;
+    /// The incarnation that it has now, where that changes while its process lives (C3).
+    fn incarnation(&self) -> Option<Incarnation> {
+        None
+    }
     /// A failure of its storage has put it out of action until it is restarted.
     fn is_faulted(&self) -> bool;
     /// Another was promoted since it was, and it does not step down by itself.
@@ -83,6 +87,10 @@ impl Brain for Node {
 
     fn is_damaged(&self) -> bool {
         Node::is_damaged(self)
+    }
+
+    fn incarnation(&self) -> Option<Incarnation> {
+        Some(Node::incarnation(self))
     }
 
     fn is_faulted(&self) -> bool {

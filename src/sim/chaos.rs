@@ -9,7 +9,7 @@ use super::rng::Rng;
 use super::rot;
 use super::truth::Pos;
 use super::world::{Happening, World};
-use crate::core::{Command, Lsn, NodeId, Part};
+use crate::core::{Command, Keeper, Lsn, NodeId, Part};
 
 impl<B: Brain> World<B> {
     /// One trouble, drawn from the seed's mix; now and then a look at a copy of a disk, and at the resource as a whole.
@@ -25,7 +25,7 @@ impl<B: Brain> World<B> {
             self.inspect(node)?;
         }
         if self.rng.per_mille(400) {
-            let force = self.rng.per_mille(200);
+            let force = self.rng.per_mille(200) && self.plan.voting.is_none();
             self.steward(force)?;
         }
         let total: u64 = self.plan.troubles.iter().map(|(_, w)| w).sum();
@@ -70,6 +70,13 @@ impl<B: Brain> World<B> {
             | Trouble::SlowDisk
             | Trouble::FullDisk => self.impair_disk(trouble, node),
             Trouble::Rot => self.rot(node),
+            Trouble::WitnessDown => self.impair_witness(None),
+            Trouble::WitnessLost => self.lose_witness(),
+            Trouble::Maintenance => {
+                let on = self.rng.coin();
+                return self.order_active(Command::Maintenance { on });
+            }
+            Trouble::WitnessCut => self.impair_witness(Some(node)),
             Trouble::Promote => return self.order(node, Command::Promote { force: false, off: Vec::new() }),
             Trouble::Force => return self.force(node),
             Trouble::Demote => {
@@ -201,6 +208,7 @@ impl<B: Brain> World<B> {
         slot.stall.note(0, true);
         slot.suspended = false;
         slot.outvoted_at = None;
+        slot.deposed = false;
         let resyncing = std::mem::take(&mut slot.resyncing);
         if power {
             slot.boot = boot;
@@ -317,7 +325,9 @@ impl<B: Brain> World<B> {
             rot::rot_newest_slot(&mut disk, &mut rng);
         }
         disk.mood = self.plan.disk.clone();
-        let config = self.plan.config(node, rng.next_u128(), rng.next_u128());
+        let mut config = self.plan.config(node, rng.next_u128(), rng.next_u128());
+        // Nobody is there to vote.
+        config.keeper = Keeper::Alone;
         let lineage = slot.brain.as_ref().map(|b| b.lineage().to_vec()).unwrap_or_default();
         let reported = slot.reported.filter(|_| !rotten);
         let survives = !power && slot.client.as_ref().is_some_and(|c| c.live);
@@ -362,7 +372,9 @@ impl<B: Brain> World<B> {
             true => disk.lose(Part::History),
             false => disk.turn_over(Part::History, rng.below(PAGE), 1 << rng.below(8)),
         }
-        let config = self.plan.config(node, rng.next_u128(), rng.next_u128());
+        let mut config = self.plan.config(node, rng.next_u128(), rng.next_u128());
+        // Nobody is there to vote.
+        config.keeper = Keeper::Alone;
         let with_name = |v: Violation| {
             broken(v.invariant, format!("a copy of {} without its history: {}", name(node.0 as usize), v.detail))
         };

@@ -45,6 +45,7 @@ impl<B: Brain> World<B> {
 
     fn mend_everything(&mut self) -> Result<(), Violation> {
         let all: Vec<NodeId> = self.nodes().collect();
+        self.mend_witness();
         for node in &all {
             self.slot(*node).disk.mood = self.calm();
             self.thaw(*node)?;
@@ -90,7 +91,8 @@ impl<B: Brain> World<B> {
     }
 
     pub(super) fn active(&self) -> Option<NodeId> {
-        self.nodes().find(|n| self.slots[n.0 as usize].serves() && !self.slots[n.0 as usize].unaware)
+        let serves = |s: &super::slot::Slot<B>| s.serves() && !s.unaware && !s.deposed;
+        self.nodes().find(|n| serves(&self.slots[n.0 as usize]))
     }
 
     /// What is not well yet, in words.

@@ -3,7 +3,8 @@
 //! [`run`] plays one seed. [`world`] holds the nodes, the queue of what is to happen and the way events go in; [`acts`] is what
 //! comes out, [`watch`] what is looked at as nodes step; [`disk`] and [`net`] are what the nodes stand on; [`client`] asks and
 //! judges the answers; [`chaos`] and [`rot`] break things and [`operator`] gives commands at bad moments; [`healing`] mends all and demands
-//! progress, [`resolve`] decides what only a person can; [`audit`] verifies; [`truth`] knows what really happened, and
+//! progress, [`resolve`] decides what only a person can; [`audit`] verifies; [`voters`] keep the charter where
+//! no operator does; [`truth`] knows what really happened, and
 //! [`invariants`] what must hold.
 
 pub mod acts;
@@ -27,5 +28,6 @@ mod scenes;
 pub mod shrink;
 pub mod slot;
 pub mod truth;
+pub mod voters;
 pub mod watch;
 pub mod world;

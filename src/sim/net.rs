@@ -155,6 +155,11 @@ impl Net {
         self.reachable(a, b) && !self.hung.contains(&(a, b)) && !self.hung.contains(&(b, a))
     }
 
+    /// Whether what is sent in this direction arrives.
+    pub fn clear_way(&self, from: NodeId, to: NodeId) -> bool {
+        !self.stopped(from, to)
+    }
+
     fn stopped(&self, from: NodeId, to: NodeId) -> bool {
         self.blocked.contains(&(from, to)) || self.hung.contains(&(from, to))
     }

@@ -7,7 +7,7 @@ use super::invariants::Violation;
 use super::plan::name;
 use super::world::World;
 use crate::core::notice::Refusal;
-use crate::core::{Answer, Command, CommandId, Event, NodeId};
+use crate::core::{Answer, Command, CommandId, Event, Mode, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ struct Order {
     node: NodeId,
     forced: bool,
     off: Vec<NodeId>,
+    /// A voter is put in the place of one that is gone: so many losses were known of.
+    replaces: Option<u64>,
 }
 
 /// Commands under way, and what forced promotions have founded.
@@ -82,7 +84,9 @@ impl<B: Brain> World<B> {
         if forced {
             self.orders.named.insert(node, off.clone());
         }
-        self.orders.pending.insert(id, Order { node, forced, off });
+        let replaces = matches!(command, Command::ReplaceVoter { .. }).then_some(self.voters.losses);
+        self.voters.maintenance |= matches!(command, Command::Maintenance { on: true });
+        self.orders.pending.insert(id, Order { node, forced, off, replaces });
         self.handle(node, Event::Command { id, command })
     }
 
@@ -100,9 +104,15 @@ impl<B: Brain> World<B> {
     }
 
     pub(super) fn command_done(&mut self, node: NodeId, id: CommandId, result: Result<Answer, Refusal>) {
-        self.orders.pending.remove(&id);
+        let order = self.orders.pending.remove(&id);
         self.release_held();
         match &result {
+            Ok(Answer::Text(text)) if text.contains("the voters are") => {
+                let seen_to = order.and_then(|o| o.replaces);
+                self.voters.seen_to = seen_to.unwrap_or(self.voters.seen_to);
+                self.voters.maintenance = text.starts_with("maintenance is on");
+                self.counts.one("commands to voters done");
+            }
             Ok(_) => self.counts.one("commands done"),
             Err(refusal) => {
                 let kind = format!("{refusal:?}");
@@ -119,6 +129,20 @@ impl<B: Brain> World<B> {
             let held = self.orders.is_held(node);
             self.slot(node).held &= held;
         }
+    }
+
+    /// Under voters a person is needed only to found the charter, where one has demoted the active, and where only async nodes are listed,
+    /// which do not take over by themselves.
+    fn wants_an_operator(&self) -> bool {
+        let mut charters: Vec<_> = self.slots.iter().filter_map(|s| s.brain.as_ref()).map(B::charter).collect();
+        charters.sort_by_key(|c| (c.generation.0, c.term, c.version));
+        let Some(newest) = charters.last() else { return true };
+        let is_sync = |n: NodeId| self.plan.modes[n.0 as usize] == Mode::Sync;
+        let automatic = self.nodes().any(|n| is_sync(n) && newest.member(&name(n.0 as usize)).is_some());
+        newest.generation.0 == 0
+            || !automatic
+            || self.voters.maintenance
+            || (newest.active.is_none() && newest.heir.is_none())
     }
 
     /// Somebody looks after things: a node that serves what was given up is demoted; where nobody serves, one is promoted;
@@ -138,8 +162,22 @@ impl<B: Brain> World<B> {
         if let Some(over) = self.nodes().find(over) {
             return self.order(over, Command::Demote { force: true });
         }
+        if let Some(active) = self.active() {
+            return match self.plan.voting.is_some() && !self.orders.is_busy(active) {
+                true if self.voters.losses > self.voters.seen_to => {
+                    self.order(active, Command::ReplaceVoter { voter: "w1".into(), with: None })
+                }
+                true if !self.storm && self.voters.maintenance => {
+                    self.order(active, Command::Maintenance { on: false })
+                }
+                _ => Ok(()),
+            };
+        }
         if self.slots.iter().any(|s| s.serves()) {
             return Ok(());
+        }
+        if !self.storm && self.plan.voting.is_some() && !self.wants_an_operator() {
+            return Ok(()); // Whoever is listed takes over by itself.
         }
         let running: Vec<NodeId> = self.nodes().filter(|n| self.slots[n.0 as usize].runs()).collect();
         if running.is_empty() {

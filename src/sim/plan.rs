@@ -7,7 +7,7 @@ use super::rng::Rng;
 use super::shrink::Less;
 use super::truth::Geometry;
 use crate::core::config::TABLES;
-use crate::core::{Incarnation, Keeper, Mode, NodeConfig, NodeId, NodeSpec, OnStall, Takeover, VolumeSpec};
+use crate::core::{Incarnation, Keeper, Mode, NodeConfig, NodeId, NodeSpec, OnStall, Takeover, VolumeSpec, Voting};
 
 /// Kinds of faults and commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +35,10 @@ pub enum Trouble {
     Connect,
     Disconnect,
     Verify,
+    WitnessDown,
+    WitnessCut,
+    WitnessLost,
+    Maintenance,
 }
 
 /// All of them, with the weight that each has where it is in the mix.
@@ -63,6 +67,19 @@ pub const TROUBLES: [(Trouble, u64); 23] = [
     (Trouble::Disconnect, 3),
     (Trouble::Verify, 3),
 ];
+
+/// Beside them, where there is a witness.
+pub const OF_WITNESSES: [(Trouble, u64); 4] =
+    [(Trouble::WitnessDown, 6), (Trouble::WitnessCut, 6), (Trouble::WitnessLost, 2), (Trouble::Maintenance, 3)];
+
+/// The keeper `voters`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VotingPlan {
+    /// Two nodes and a witness vote; else three nodes.
+    pub witness: bool,
+    pub lease_ms: u64,
+    pub round_ms: u64,
+}
 
 /// What the caller fixes, rather than the seed.
 #[derive(Clone, Debug, Default)]
@@ -114,6 +131,8 @@ pub struct Plan {
     pub audit: bool,
     /// What reports positions overtakes what carries data.
     pub overtaking: bool,
+    /// None: the keeper is `alone`.
+    pub voting: Option<VotingPlan>,
     /// Troubles that are drawn and do not strike.
     pub less: Less,
 }
@@ -170,9 +189,11 @@ impl Plan {
             audit: rng.per_mille(200),
             inspect_per_mille: rng.pick(&[50, 150, 400]),
             overtaking: rng.per_mille(300),
+            voting: None,
             less: scope.less.clone(),
         };
         plan.draw_bounds(rng, scope);
+        plan.draw_voting(&mut rng.fork());
         scope.less.leave_out(&mut plan);
         plan
     }
@@ -189,12 +210,42 @@ impl Plan {
         }
     }
 
+    /// In half of the worlds that have two sync nodes voters keep the charter.
+    fn draw_voting(&mut self, rng: &mut Rng) {
+        let sync = self.modes.iter().filter(|m| **m == Mode::Sync).count();
+        if sync < 2 || rng.coin() {
+            return;
+        }
+        let lease_ms = rng.pick(&[5, 10, 20]) * self.heartbeat_ms;
+        let round_ms = rng.pick(&[50, 200]).max((self.net_delay_us * 8 + self.disk.flush_us * 4) / 1000);
+        let witness = sync == 2 || rng.coin();
+        self.voting = Some(VotingPlan { witness, lease_ms, round_ms });
+        // What only force can end is not played yet.
+        self.troubles.retain(|(t, _)| !matches!(t, Trouble::Force | Trouble::Rot));
+        if witness {
+            self.troubles.extend(OF_WITNESSES);
+        }
+    }
+
+    /// Whom the file names as voters.
+    fn keeper(&self) -> Keeper {
+        let Some(voting) = &self.voting else { return Keeper::Alone };
+        let sync = self.nodes().filter(|n| self.modes[n.0 as usize] == Mode::Sync).map(|n| name(n.0 as usize));
+        let voters = match voting.witness {
+            true => sync.take(2).chain(["w1".to_string()]).collect(),
+            false => sync.take(3).collect(),
+        };
+        Keeper::Voters(Voting { voters, lease_ms: voting.lease_ms, round_ms: voting.round_ms })
+    }
+
     /// What kind of world it is, to be counted.
     pub fn kinds(&self) -> impl Iterator<Item = &'static str> + use<> {
         let kinds = [
             ("worlds of five nodes", self.modes.len() == 5),
             ("worlds of two volumes", self.geometry.volumes.len() == 2),
             ("worlds of small blocks", self.geometry.block == 512),
+            ("worlds with a witness", self.voting.as_ref().is_some_and(|v| v.witness)),
+            ("worlds with three nodes that vote", self.voting.as_ref().is_some_and(|v| !v.witness)),
             ("worlds that suspend", self.on_stall == OnStall::Suspend),
             ("worlds of durable writes", self.durable_write),
             ("worlds with packed frames", self.compress),
@@ -221,7 +272,7 @@ impl Plan {
             volumes: self.geometry.volumes.iter().enumerate().map(volume).collect(),
             block: self.geometry.block as u32,
             log_size: self.log_sizes[me.0 as usize],
-            keeper: Keeper::Alone,
+            keeper: self.keeper(),
             stall_ms: self.stall_ms,
             on_stall: self.on_stall,
             durable_write: self.durable_write,

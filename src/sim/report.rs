@@ -1,6 +1,6 @@
 //! What was seen: counts, so that one that stays at zero is noticed, and the trace of a run.
 
-use super::plan::TROUBLES;
+use super::plan::{OF_WITNESSES, TROUBLES};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
@@ -92,7 +92,7 @@ impl Counts {
 
     /// Which of the things that the simulator is there for never happened.
     pub fn unseen(&self) -> Vec<String> {
-        let troubles = TROUBLES.iter().map(|(trouble, _)| format!("trouble {trouble:?}"));
+        let troubles = TROUBLES.iter().chain(&OF_WITNESSES).map(|(trouble, _)| format!("trouble {trouble:?}"));
         let expected = EXPECTED.iter().map(|name| (*name).to_string());
         troubles.chain(expected).filter(|name| self.get(name) == 0).collect()
     }

@@ -22,6 +22,9 @@ pub struct Resolver {
 impl<B: Brain> World<B> {
     /// Steps in where nothing has moved for some time.
     pub(super) fn resolve(&mut self) -> Result<(), Violation> {
+        if self.plan.voting.is_some() {
+            return Ok(());
+        }
         let stuck = match self.active() {
             None => true,
             Some(active) => {

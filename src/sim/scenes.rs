@@ -8,6 +8,7 @@ use crate::core::{Command, Lsn, Mode, Node, NodeId, OnStall, Part, Role, Time, V
 
 mod damage;
 mod progress;
+mod takeover;
 
 const ALPHA: NodeId = NodeId(0);
 const BETA: NodeId = NodeId(1);
@@ -22,6 +23,7 @@ impl Scene {
     fn of(nodes: usize, change: impl FnOnce(&mut Plan)) -> Scene {
         let mut plan = Plan::draw(&mut Rng::new(1), &Scope { large_logs: true, ..Scope::default() });
         (plan.modes, plan.log_sizes) = (vec![Mode::Sync; nodes], vec![1 << 30; nodes]);
+        plan.voting = None;
         plan.on_stall = OnStall::Degrade;
         (plan.stall_ms, plan.heartbeat_ms, plan.flush_ms, plan.apply_ms) = (500, 50, 50, 50);
         (plan.net_delay_us, plan.batch_us, plan.durable_write) = (200, 0, false);

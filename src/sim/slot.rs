@@ -31,6 +31,8 @@ pub struct Slot<B> {
     pub stall: Isolation,
     /// When, serving, it met a node that knows of a later promotion: its term is over (C7, C8).
     pub outvoted_at: Option<u64>,
+    /// Another node serves by the voters' word, and this one does not know yet.
+    pub deposed: bool,
     /// It has said that it is suspended.
     pub suspended: bool,
     /// A resync of it has begun and not ended.

@@ -10,6 +10,16 @@ use crate::core::hello::Member;
 use crate::core::{Mode, NodeId, OnStall, PeerMsg};
 
 impl<B: Brain> World<B> {
+    /// A node that takes over is another one from then on (C3).
+    pub(super) fn learn_incarnation(&mut self, node: NodeId) {
+        let slot = &mut self.slots[node.0 as usize];
+        let present = slot.brain.as_ref().and_then(B::incarnation).map_or(slot.incarnation, |i| i.0);
+        if present != slot.incarnation {
+            slot.incarnation = present;
+            self.processes += 1;
+        }
+    }
+
     /// Notes who is in sync by this node's charter. What clients are told counts for those who were before and are now.
     pub(super) fn learn_members(&mut self, node: NodeId) -> Result<(), Violation> {
         let slot = &self.slots[node.0 as usize];
@@ -32,7 +42,8 @@ impl<B: Brain> World<B> {
         let before = std::mem::replace(&mut self.slot(node).members, now.clone());
         // By id: two operators may each have founded one of the same number.
         self.slot(node).unaware &= generation != self.orders.generation;
-        if self.slots[node.0 as usize].serves() && !self.slots[node.0 as usize].unaware {
+        let slot = &self.slots[node.0 as usize];
+        if slot.serves() && !slot.unaware && !slot.deposed {
             for member in now.iter().filter(|n| !before.contains(n) && **n != node) {
                 self.durability.admitted(node, *member, &self.truth);
             }
@@ -64,10 +75,20 @@ impl<B: Brain> World<B> {
         }
     }
 
-    pub(super) fn check_only_active(&self, node: NodeId) -> Result<(), Violation> {
-        let other =
+    pub(super) fn check_only_active(&mut self, node: NodeId) -> Result<(), Violation> {
+        let others =
             self.nodes().find(|n| *n != node && self.slots[n.0 as usize].serves() && !self.slots[n.0 as usize].unaware);
-        match other {
+        let charter = |n: NodeId| self.slots[n.0 as usize].brain.as_ref().map(B::charter);
+        match others {
+            // Whoever was taken over goes on until it hears of it; what it may still do is looked at.
+            Some(other)
+                if self.plan.voting.is_some()
+                    && charter(node).zip(charter(other)).is_some_and(|(mine, theirs)| mine.overtakes(theirs)) =>
+            {
+                self.counts.one("actives taken over while they lived");
+                self.slot(other).deposed = true;
+                Ok(())
+            }
             Some(other) => Err(broken("5 one active", format!("{node:?} serves while {other:?} does"))),
             None => Ok(()),
         }
@@ -133,13 +154,13 @@ impl<B: Brain> World<B> {
         slot.order.check(node, marks, serving)?;
         let others_async = slot.members.iter().all(|m| *m == node) && all_async(&self.plan, node);
         slot.isolation.note(now, serving.is_none() || !others_async || slot.impaired || storm_of_io);
-        let may_hang = self.plan.on_stall == OnStall::Suspend || slot.suspended;
+        let may_hang = self.plan.on_stall == OnStall::Suspend || slot.suspended || self.plan.voting.is_some();
         slot.stall.note(now, serving.is_none() || may_hang || slot.impaired || storm_of_io);
         if let Some(oldest) = client.and_then(Client::oldest) {
             slot.isolation.check(now, node, now - oldest, self.plan.patience_us())?;
             slot.stall.check(now, node, now - oldest, self.plan.stalls_us())?;
         }
-        let watched = serving.is_some() && !slot.unaware;
+        let watched = serving.is_some() && !slot.unaware && !slot.deposed;
         let Marks { accepted, written, durable, committed, applied, checkpointed } = marks;
         let state = [accepted, written, durable, committed, applied, checkpointed];
         self.mix(u64::from(node.0));

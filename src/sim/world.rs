@@ -23,17 +23,46 @@ const SPIN: u64 = 2000;
 /// Something that is to happen.
 #[derive(Clone, Copy, Debug)]
 pub enum Happening {
-    Io { node: NodeId, token: u64 },
+    Io {
+        node: NodeId,
+        token: u64,
+    },
     Deliver(Lane),
-    Dialed { from: NodeId, to: NodeId, life: u64 },
-    DialFailed { from: NodeId, to: NodeId, life: u64 },
-    Poll { node: NodeId, life: u64 },
-    Ask { node: NodeId, life: u64, term: TermId },
+    /// To or from a voter.
+    Letter(u64),
+    Dialed {
+        from: NodeId,
+        to: NodeId,
+        life: u64,
+    },
+    DialFailed {
+        from: NodeId,
+        to: NodeId,
+        life: u64,
+    },
+    Poll {
+        node: NodeId,
+        life: u64,
+    },
+    Ask {
+        node: NodeId,
+        life: u64,
+        term: TermId,
+    },
     Trouble,
-    Restart { node: NodeId },
-    Thaw { node: NodeId },
-    Mend { a: NodeId, b: NodeId },
-    DiskWell { node: NodeId },
+    Restart {
+        node: NodeId,
+    },
+    Thaw {
+        node: NodeId,
+    },
+    Mend {
+        a: NodeId,
+        b: NodeId,
+    },
+    DiskWell {
+        node: NodeId,
+    },
 }
 
 /// When, and in which order among what happens at the same time; what.
@@ -76,6 +105,7 @@ pub struct World<B> {
     next_order: u64,
     pub slots: Vec<Slot<B>>,
     pub net: Net,
+    pub(super) voters: super::voters::Voters,
     pub truth: Truth,
     pub durability: Durability,
     pub orders: Orders,
@@ -97,6 +127,8 @@ pub struct World<B> {
     pub(super) is_founded: bool,
     /// Who served last, of those whom nobody has given up, and of which generation.
     pub(super) served_last: Option<(NodeId, Option<(u64, u128)>)>,
+    /// Where the newest term began: what is completed anywhere from then on is in it.
+    pub(super) newest_began: Option<Pos>,
     /// Counts the beginnings and ends of processes.
     pub(super) processes: u64,
     pub(super) troubles: Troubles,
@@ -127,6 +159,7 @@ impl<B: Brain> World<B> {
             next_order: 0,
             slots: Vec::new(),
             net,
+            voters: Default::default(),
             truth,
             durability: Durability::new(nodes),
             orders: Orders::default(),
@@ -143,6 +176,7 @@ impl<B: Brain> World<B> {
             spins: (0, 0),
             is_founded: false,
             served_last: None,
+            newest_began: None,
             processes: 0,
             troubles: Troubles::default(),
             steps: 0,
@@ -151,6 +185,7 @@ impl<B: Brain> World<B> {
         for node in world.plan.nodes() {
             world.make_node(node)?;
         }
+        world.make_voters();
         for node in world.plan.nodes() {
             world.start(node)?;
         }
@@ -185,6 +220,7 @@ impl<B: Brain> World<B> {
             isolation: Default::default(),
             stall: Default::default(),
             outvoted_at: None,
+            deposed: false,
             suspended: false,
             resyncing: false,
             members: Vec::new(),
@@ -290,6 +326,7 @@ impl<B: Brain> World<B> {
                 self.deliver_later(due);
                 self.handle(node, event)
             }
+            Happening::Letter(id) => self.letter_came(id),
             Happening::Dialed { from, to, life } => {
                 let stands = self.slots[from.0 as usize].life == life
                     && self.slots[to.0 as usize].brain.is_some()
@@ -351,6 +388,7 @@ impl<B: Brain> World<B> {
             });
         }
         brain.handle(clock, event);
+        self.learn_incarnation(node);
         self.take_accepted(node)?;
         let batch = self.plan.batch_us;
         let delay = self.rng.below(batch + 1);
@@ -389,6 +427,7 @@ impl<B: Brain> World<B> {
             slot.poll_at = None;
         }
         brain.poll(clock);
+        self.learn_incarnation(node);
         self.take_accepted(node)?;
         self.learn_members(node)?;
         self.check_orphans(node)?;

@@ -39,8 +39,15 @@ fn the_demonstration_loses_nothing_and_leaves_nothing() {
     ] {
         assert_eq!(in_table(&text, row), value, "{text}");
     }
-    assert!(text.contains("refused: alpha cannot be reached") && text.contains("beta is in sync"), "{text}");
+    assert!(text.contains("took_over") && text.contains("beta is in sync"), "{text}");
     assert!(!std::path::Path::new(folder(&text)).exists(), "the folder is still there");
+}
+
+#[test]
+fn without_a_witness_an_operator_promotes() {
+    let text = printed(&demo(&["--seconds", "1", "--alone"]));
+    assert_eq!(in_table(&text, "completed writes lost"), "0", "{text}");
+    assert!(text.contains("refused: alpha cannot be reached") && text.contains("beta is in sync"), "{text}");
 }
 
 #[test]

@@ -60,6 +60,9 @@ pub struct Hosts {
     folder: tempfile::TempDir,
     prefix: String,
     hosts: Vec<Host>,
+    /// On the machine of the clients, if there is one.
+    witness: Option<Child>,
+    watched: bool,
 }
 
 pub fn is_possible() -> bool {
@@ -108,11 +111,24 @@ impl Hosts {
     /// Both nodes run, the first is active and both are in sync; its volume has a file system, if `formatted`. Then the
     /// file gets its `[handoff]`, and the daemons are started anew.
     pub fn new(name: &str, formatted: bool) -> Hosts {
+        Hosts::make(name, formatted, false)
+    }
+
+    /// The same with a witness, on the machine of the clients, at an address of its own.
+    pub fn watched(name: &str) -> Hosts {
+        Hosts::make(name, true, true)
+    }
+
+    fn make(name: &str, formatted: bool, watched: bool) -> Hosts {
         let prefix = format!("us{}{name}", std::process::id() % 100_000);
-        let mut hosts = Hosts { folder: tempfile::tempdir().unwrap(), prefix, hosts: Vec::new() };
+        let folder = tempfile::tempdir().unwrap();
+        let mut hosts = Hosts { folder, prefix, hosts: Vec::new(), witness: None, watched };
         hosts.make_network();
         fs::write(hosts.path("service.py"), SERVICE).unwrap();
         hosts.write_file("");
+        if watched {
+            hosts.start_witness();
+        }
         for node in 0..2 {
             hosts.tool("create", node, &[]).unwrap();
             hosts.start(node);
@@ -125,7 +141,7 @@ impl Hosts {
         let line = if formatted { format!("{make} {device}") } else { format!("{make}{device}") };
         eventually("the device is there", || hosts.inside(0, &format!("test -b {device}")).is_ok());
         hosts.inside(0, &line).unwrap();
-        hosts.inside(0, "sync").unwrap();
+        hosts.inside(0, &format!("sync {device}")).unwrap();
         hosts.stop(1);
         hosts.stop(0);
         hosts
@@ -145,6 +161,7 @@ impl Hosts {
         in_hub("link set lo up");
         in_hub("link add br0 type bridge");
         in_hub("addr add 10.77.0.9/24 dev br0");
+        in_hub("addr add 10.77.0.8/24 dev br0");
         in_hub("link set br0 up");
         for (index, letter) in ["a", "b"].iter().enumerate() {
             let namespace = format!("{}-{letter}", self.prefix);
@@ -179,8 +196,68 @@ impl Hosts {
                 index + 1
             ));
         }
+        if self.watched {
+            let dir = self.path("w1").display().to_string();
+            text.push_str(&format!("[witness.w1]\naddress = \"10.77.0.8:7800\"\ndir = \"{dir}\"\n"));
+        }
         text.push_str(handoff);
         fs::write(self.path("r.toml"), text).unwrap();
+    }
+
+    pub fn start_witness(&mut self) {
+        let errors = fs::File::create(self.path("w1.err")).unwrap();
+        let hub = format!("{}-c", self.prefix);
+        let mut witness = Command::new("ip");
+        witness.args(["netns", "exec", &hub]).arg(exe()).arg("witness").arg(self.path("r.toml"));
+        witness.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+        self.witness = Some(witness.spawn().unwrap());
+        let status = || {
+            run(&exe().display().to_string(), &["status", &self.path("r.toml").display().to_string(), "--node", "w1"])
+        };
+        eventually("the witness answers", || status().status.success());
+    }
+
+    pub fn kill_witness(&mut self) {
+        if let Some(mut witness) = self.witness.take() {
+            // `ip netns exec` becomes the program.
+            witness.kill().unwrap();
+            witness.wait().unwrap();
+        }
+    }
+
+    /// The two no longer reach each other; both reach the witness and the clients.
+    pub fn part(&self, parted: bool) {
+        let word = if parted { "on" } else { "off" };
+        for letter in ["a", "b"] {
+            succeed(
+                "bridge",
+                &["-n", &format!("{}-c", self.prefix), "link", "set", "dev", &format!("v{letter}"), "isolated", word],
+            );
+        }
+    }
+
+    /// Nothing that a machine sends to this address of the network arrives; what comes from there does.
+    pub fn mute(&self, node: usize, towards: u8, muted: bool) {
+        let namespace = &self.hosts[node].namespace;
+        let way = format!("10.77.0.{towards} dev eth0");
+        match muted {
+            true => ip(&format!("-n {namespace} neigh replace {way} lladdr 02:00:00:00:00:99 nud permanent")),
+            false => ip(&format!("-n {namespace} neigh del {way}")),
+        }
+    }
+
+    /// Its cable, at the other end.
+    pub fn cable(&self, node: usize, plugged: bool) {
+        let letter = ["a", "b"][node];
+        self.on_the_link(&format!("link set v{letter} {}", if plugged { "up" } else { "down" }));
+    }
+
+    /// Stops or continues every process of that machine.
+    pub fn freeze(&self, node: usize, frozen: bool) {
+        let signal = if frozen { nix::sys::signal::Signal::SIGSTOP } else { nix::sys::signal::Signal::SIGCONT };
+        for pid in self.processes(node) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal);
+        }
     }
 
     /// A mount, an address and the service, and further lines.
@@ -238,21 +315,25 @@ impl Hosts {
         ip(&format!("-n {} link set eth0 up", self.hosts[node].namespace));
     }
 
-    /// All processes in the machine's network namespace.
-    fn kill_all(&self, node: usize) {
+    /// All living processes in the machine's network namespace, but the one that holds it.
+    fn processes(&self, node: usize) -> Vec<u32> {
         let holder = self.hosts[node].holder.id();
         let of = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
         let ours = of(holder);
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+        let is_dead = |pid: u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, tail)| tail.starts_with('Z') || tail.starts_with('X'))
+        };
+        pids.filter(|p| *p != holder && ours.is_some() && of(*p) == ours && !is_dead(*p)).collect()
+    }
+
+    /// All of them.
+    fn kill_all(&self, node: usize) {
         // Until none is found: one that was just being started is missed by the first look.
         loop {
-            let entries = fs::read_dir("/proc").unwrap().flatten();
-            let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-            let is_dead = |pid: u32| {
-                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                stat.rsplit_once(") ").is_none_or(|(_, tail)| tail.starts_with('Z') || tail.starts_with('X'))
-            };
-            let left: Vec<u32> =
-                pids.filter(|p| *p != holder && ours.is_some() && of(*p) == ours && !is_dead(*p)).collect();
+            let left = self.processes(node);
             if left.is_empty() {
                 return;
             }
@@ -337,7 +418,9 @@ impl Hosts {
 
 impl Drop for Hosts {
     fn drop(&mut self) {
+        self.kill_witness();
         if std::thread::panicking() {
+            println!("--- w1:\n{}", fs::read_to_string(self.path("w1.err")).unwrap_or_default());
             for (node, name) in NAMES.iter().enumerate() {
                 println!("--- status of {name}: {}", self.status(node)["handoff"]);
                 let starts = self.hosts.get(node).map_or(0, |h| h.starts);

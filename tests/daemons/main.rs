@@ -21,5 +21,8 @@ mod process;
 mod progress;
 mod refusals;
 mod resync_kills;
+mod takeover;
+mod takeover_hosts;
 mod three;
 mod verify;
+mod witness;

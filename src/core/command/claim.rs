@@ -47,7 +47,13 @@ impl Node {
         let name = self.cfg.name(node);
         let pledged =
             self.pledge.as_deref().is_some_and(|to| to != name) && charter.generation == self.charter.generation;
-        if !idle || pledged || !(free || yields) || !charter.newer_than(&self.charter) || self.fault.is_some() {
+        if self.voters.is_some()
+            || !idle
+            || pledged
+            || !(free || yields)
+            || !charter.newer_than(&self.charter)
+            || self.fault.is_some()
+        {
             return self.send(node, session, PeerMsg::ClaimAnswer { version, granted: false });
         }
         if yields {
@@ -141,7 +147,7 @@ impl Node {
 
     /// Whoever held more cannot give it: this node is not promoted past it without the operator's word.
     pub(in crate::core) fn tail_is_not_to_be_had(&mut self, node: NodeId) {
-        if self.is_fetching_from(node) {
+        if self.is_fetching_from(node) && !self.goes_on_without_tail() {
             let peer = self.cfg.name(node).to_string();
             let end = self.peers[node.0 as usize].hello.as_ref().map_or(0, |h| h.received.0);
             let records = end.saturating_sub(self.log.end().0);
@@ -171,6 +177,8 @@ impl Node {
     pub(in crate::core) fn give_up_claim(&mut self, why: Refusal) {
         let id = self.operation.take().and_then(|o| o.id);
         self.set_stage(Stage::Passive);
+        self.leave_round();
+        self.rest_before_the_next();
         self.answer(id, Err(why));
         // Whoever granted the claim is free again once the session is over.
         for node in self.cfg.peers() {

@@ -9,7 +9,7 @@ impl Node {
     /// A restarted active goes on by itself where its own charter says that it alone was in sync, or once every member listed
     /// has answered that it follows nobody newer and holds nothing more (C9, C5).
     pub(super) fn poll_resume(&mut self) {
-        if !self.is_waiting_to_resume() {
+        if !self.is_waiting_to_resume() || self.voters.is_some() {
             return;
         }
         let everyone_said_hello = self.cfg.peers().all(|n| self.peers[n.0 as usize].is_greeted());

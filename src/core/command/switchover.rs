@@ -11,6 +11,10 @@ impl Node {
 
     pub(super) fn begin_demote(&mut self, id: CommandId, to: Option<NodeId>, forced: bool) -> Result<(), Refusal> {
         self.may_step_down()?;
+        let others = self.cfg.peers().any(|n| self.cfg.nodes[n.0 as usize].mode == Mode::Sync);
+        if self.voters.is_some() && !forced && others && self.charter.in_sync.len() < 2 {
+            return Err(Refusal::OnlyCopy { node: self.cfg.my_name().to_string() });
+        }
         self.set_stage(Stage::Demoting);
         self.act(Action::StopServing);
         let end = self.log.end();
@@ -43,6 +47,9 @@ impl Node {
         if !released {
             let whole = self.committed == self.log.end() && self.log.is_settled() && self.change.is_none();
             let late = self.operation_is_late();
+            if to.is_some_and(|n| self.voters.is_some() && !self.is_member(n)) {
+                return self.serve_on("the node that was to take over is not in sync any more; this node serves on");
+            }
             if whole || (late && forced) {
                 return self.release(to);
             }
@@ -55,6 +62,11 @@ impl Node {
         }
         if self.change.is_none() {
             self.released(to);
+        } else if self.voters.is_some() {
+            // Whether it stands is not known before the voters have said so (C4). Nothing is served meanwhile.
+            if self.operation_is_late() {
+                self.tell_of_silent_voters();
+            }
         } else if self.operation_is_late()
             && let Some(change) = self.change.take()
         {
@@ -62,6 +74,13 @@ impl Node {
             self.charter = change.charter;
             self.released(None);
         }
+    }
+
+    fn tell_of_silent_voters(&mut self) {
+        let names = self.voting().map_or(Vec::new(), |v| v.voters.clone());
+        let voters = self.voters.as_ref().map_or(Vec::new(), |v| v.silent(&names));
+        let id = self.operation.as_mut().and_then(|o| o.id.take());
+        self.answer(id, Err(Refusal::VotersSilent { voters }));
     }
 
     /// A later promotion has come of the release that is not confirmed by everyone: it is over.
@@ -93,7 +112,8 @@ impl Node {
     }
 
     pub(super) fn release(&mut self, to: Option<NodeId>) {
-        let mut charter: Charter = self.charter.clone();
+        let present = if self.voters.is_some() { self.wanted_charter() } else { &self.charter };
+        let mut charter: Charter = present.clone();
         charter.active = None;
         charter.heir = to.map(|n| self.cfg.name(n).to_string());
         charter.released = Some(self.log.end());

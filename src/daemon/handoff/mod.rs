@@ -5,7 +5,7 @@ mod record;
 mod spec;
 pub mod task;
 
-pub use record::history_path;
+pub use record::{history_path, remember};
 pub use spec::Work;
 
 use super::devices::{DeviceOrder, Devices};

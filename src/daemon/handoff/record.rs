@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// Ways that the history keeps.
 const KEPT: usize = 200;
@@ -91,6 +92,9 @@ pub fn history_path(dir: &Path) -> PathBuf {
 /// # Errors
 /// Where it cannot be written.
 pub fn remember(dir: &Path, entry: &Value) -> io::Result<()> {
+    // A takeover and the handoff behind it are written by two threads.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock();
     let path = history_path(dir);
     let text = fs::read_to_string(&path).unwrap_or_default();
     let mut lines: Vec<&str> = text.lines().collect();

@@ -74,6 +74,19 @@ impl Inbox {
         self.available >= n
     }
 
+    /// Whether what has come begins with these bytes.
+    pub fn begins_with(&self, bytes: &[u8]) -> bool {
+        let come = self.chunks.iter().flat_map(|c| &c.buf[c.from..c.to]);
+        self.has(bytes.len()) && come.zip(bytes).all(|(a, b)| a == b)
+    }
+
+    /// Everything that has come.
+    pub fn take_all(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        self.take(self.available, &mut all);
+        all
+    }
+
     /// Moves the next `n` bytes to the end of `out`, if that many have come.
     pub fn take(&mut self, n: usize, out: &mut Vec<u8>) -> bool {
         assert!(self.awaited.is_none() && !self.awaited_lent, "a payload was asked for and must be fetched first");

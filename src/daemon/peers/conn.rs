@@ -9,6 +9,8 @@ use crate::core::{NodeId, PeerMsg, SessionId, Time};
 use crate::daemon::net::{Ahead, Inbox, Outbox, Pace, close_abruptly, end_receiving};
 use crate::daemon::ring::{Fd, Op, Piece, Token};
 use crate::wire::{self, Encoded, FrameHeader, HEADER_LEN, WireError};
+use std::io;
+use std::os::fd::OwnedFd;
 
 /// Bytes received behind an awaited payload: the next header and head, and of its payload what must be copied then. A frame of a few small
 /// records comes with one receive; to copy them is cheaper than to be woken once more.
@@ -91,6 +93,18 @@ impl Conn {
     pub fn received(&mut self, op: Op, n: usize) {
         let Op::Recv { bufs, areas, .. } = op else { unreachable!("only receives are received") };
         self.inbox.received(bufs, &areas, n);
+    }
+
+    /// Whether a stranger asks for this node's voter, and for no session.
+    pub fn is_askers(&self) -> bool {
+        matches!((&self.state, &self.frame), (State::Stranger { .. }, Frame::Header))
+            && self.inbox.begins_with(&crate::voter::frame::MAGIC)
+    }
+
+    /// Gives the connection away, with what has come over it. Nothing of it may be in flight.
+    pub fn give_away(mut self) -> io::Result<(OwnedFd, Vec<u8>)> {
+        assert!(self.idle(), "the ring has no more to do with it");
+        Ok((self.socket.try_clone()?, self.inbox.take_all()))
     }
 
     /// The next message, if it has come in full.

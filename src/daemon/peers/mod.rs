@@ -55,6 +55,8 @@ pub struct Peers {
     failing: BTreeMap<NodeId, String>,
     /// One for each node of the file; this node's own is not used.
     ways: Vec<Way>,
+    /// Whoever asks this node's voter is handed on to it.
+    voter: Option<crate::voter::server::Server>,
 }
 
 impl Peers {
@@ -74,7 +76,13 @@ impl Peers {
             last_session: 0,
             failing: BTreeMap::new(),
             ways: ways.collect(),
+            voter: None,
         })
+    }
+
+    /// From now on this node has a voter.
+    pub fn set_voter(&mut self, voter: crate::voter::server::Server) {
+        self.voter = Some(voter);
     }
 
     /// Where peers can connect.
@@ -339,6 +347,9 @@ impl Peers {
     /// Hands on all messages that have come in full.
     fn messages(&mut self, id: ConnId, hub: &mut Hub) {
         while let Some(conn) = self.conns.get_mut(&id) {
+            if conn.is_askers() {
+                return self.hand_over(id, hub);
+            }
             let message = match conn.next_message() {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
@@ -356,6 +367,21 @@ impl Peers {
                 (State::Stranger { .. }, _) => return self.garbage(id, "it did not begin with its name", hub),
                 _ => return,
             }
+        }
+    }
+
+    /// A stranger asks for the voter, which has connections of its own.
+    fn hand_over(&mut self, id: ConnId, hub: &mut Hub) {
+        let Some(voter) = self.voter.clone() else {
+            return self.garbage(
+                id,
+                "it asks for a voter, and this node has none: its file names no witness and no voters",
+                hub,
+            );
+        };
+        // Where the system has no descriptor left the connection ends, and whoever asks tries again.
+        if let Some(Ok((socket, already))) = self.conns.remove(&id).map(Conn::give_away) {
+            voter.serve(socket.into(), already);
         }
     }
 

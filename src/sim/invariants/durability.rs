@@ -15,6 +15,8 @@ const NAME: &str = "1 durability";
 struct Debt {
     kept: Option<Pos>,
     durable: Option<Pos>,
+    /// What it had only in memory is gone, and it was not admitted since.
+    forgot: bool,
 }
 
 /// What each node owes.
@@ -56,7 +58,8 @@ impl Durability {
 
     /// What the active has promised so far is now also this node's, who was admitted (C4).
     pub fn admitted(&mut self, active: NodeId, node: NodeId, truth: &Truth) {
-        let Debt { kept, durable } = self.debts[active.0 as usize];
+        let Debt { kept, durable, .. } = self.debts[active.0 as usize];
+        self.debts[node.0 as usize].forgot = false;
         self.promise([node].into_iter(), kept, durable, truth);
     }
 
@@ -64,6 +67,7 @@ impl Durability {
     pub fn forgot(&mut self, node: NodeId) {
         let debt = &mut self.debts[node.0 as usize];
         debt.kept = debt.durable;
+        debt.forgot = true;
     }
 
     /// Somebody decided that what the node holds is of no worth.
@@ -81,14 +85,24 @@ impl Durability {
         self.debts[node.0 as usize].kept
     }
 
-    /// A node opens a term after `at`, none for an empty replica. Says how many nodes' debts an operator gave up.
-    pub fn opened(&mut self, node: NodeId, at: Option<Pos>, forced: bool, truth: &Truth) -> Result<u64, Violation> {
+    /// A node opens a term after `at`, none for an empty replica. Says how many nodes' debts were given up, by an operator; or, where
+    /// voters agreed to one that had lost its memory, because nobody who had not could be reached (C5).
+    pub fn opened(
+        &mut self,
+        node: NodeId,
+        at: Option<Pos>,
+        forced: bool,
+        voted: bool,
+        truth: &Truth,
+    ) -> Result<u64, Violation> {
+        let has_forgotten = voted && std::mem::take(&mut self.debts[node.0 as usize].forgot);
         let holds = |pos: Pos| at.is_some_and(|at| truth.contains(at, pos));
         let mut given_up = 0;
         for (i, debt) in self.debts.iter_mut().enumerate() {
             let who = NodeId(i as u8);
             if let Some(owed) = debt.kept.filter(|p| !holds(*p)) {
-                if who == node || !forced {
+                let flushed = debt.durable.is_none_or(holds);
+                if who == node || !(forced || has_forgotten && flushed) {
                     let by = if who == node { "it" } else { "another node" };
                     return Err(broken(
                         NAME,
@@ -135,11 +149,11 @@ mod tests {
         let truth = truth();
         let mut owed = Durability::new(2);
         owed.promise([A, B].into_iter(), Some(pos(5)), Some(pos(3)), &truth);
-        assert_eq!(owed.opened(B, Some(pos(5)), false, &truth), Ok(0));
+        assert_eq!(owed.opened(B, Some(pos(5)), false, false, &truth), Ok(0));
         owed.forgot(B);
-        assert_eq!(owed.opened(B, Some(pos(3)), true, &truth), Ok(1), "the rest is A's, and was given up");
-        assert_eq!(owed.opened(B, Some(pos(3)), false, &truth), Ok(0));
-        assert!(owed.opened(B, Some(pos(2)), true, &truth).is_err(), "its own, and durable");
+        assert_eq!(owed.opened(B, Some(pos(3)), true, false, &truth), Ok(1), "the rest is A's, and was given up");
+        assert_eq!(owed.opened(B, Some(pos(3)), false, false, &truth), Ok(0));
+        assert!(owed.opened(B, Some(pos(2)), true, false, &truth).is_err(), "its own, and durable");
     }
 
     #[test]
@@ -147,8 +161,8 @@ mod tests {
         let truth = truth();
         let mut owed = Durability::new(2);
         owed.promise([A].into_iter(), Some(pos(5)), None, &truth);
-        assert!(owed.opened(B, Some(pos(4)), false, &truth).is_err());
-        assert!(owed.opened(B, None, false, &truth).is_err());
-        assert_eq!(owed.opened(B, Some(pos(4)), true, &truth), Ok(1));
+        assert!(owed.opened(B, Some(pos(4)), false, false, &truth).is_err());
+        assert!(owed.opened(B, None, false, false, &truth).is_err());
+        assert_eq!(owed.opened(B, Some(pos(4)), true, false, &truth), Ok(1));
     }
 }
