@@ -57,7 +57,7 @@ enum Kind {
     /// Waits until the other node serves.
     Watch { to: NodeId },
     /// Waits for the voters.
-    Reform(reform::Wish),
+    Reform,
 }
 
 /// What an opened term replaces: it stands again if the node does not come to serve in it.
@@ -116,7 +116,7 @@ impl Node {
             None => Ok(()),
             Some(Operation { kind: Kind::Promote { .. }, .. }) => Err(Refusal::Busy { what: "promote" }),
             Some(Operation { kind: Kind::Demote { .. }, .. }) => Err(Refusal::Busy { what: "demote" }),
-            Some(Operation { kind: Kind::Reform(_), .. }) => Err(Refusal::Busy { what: "a change of the voters" }),
+            Some(Operation { kind: Kind::Reform, .. }) => Err(Refusal::Busy { what: "a change of the voters" }),
             Some(Operation { kind: Kind::Watch { .. }, .. }) => Err(Refusal::Busy { what: "switchover" }),
         }
     }
@@ -378,7 +378,7 @@ impl Node {
             Kind::Promote { .. } => self.settle_to_open(),
             Kind::Demote { to, forced, released } => self.poll_demote(to, forced, released),
             Kind::Watch { to } => self.poll_watch(to),
-            Kind::Reform(_) => self.poll_reform(),
+            Kind::Reform => self.poll_reform(),
         }
     }
 

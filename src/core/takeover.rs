@@ -140,9 +140,10 @@ impl Node {
         }
         let heard = self.watch.heard;
         let from = self.charter.active.clone().unwrap_or_default();
-        if self.promote_by_vote(None).is_ok() {
-            self.watch.course = Some(Course { heard, began: now, ..Course::default() });
-            self.notice(Notice::TakeoverBegan { from, silent_ms: now.since_us(heard) / 1000 });
+        self.watch.course = Some(Course { heard, began: now, ..Course::default() });
+        match self.promote_by_vote(None) {
+            Ok(()) => self.notice(Notice::TakeoverBegan { from, silent_ms: now.since_us(heard) / 1000 }),
+            Err(_) => self.watch.course = None,
         }
     }
 

@@ -54,8 +54,7 @@ impl Node {
                 return Err(Refusal::NotAVoter { voter: voter.clone(), with: with.clone(), votes });
             }
         }
-        self.operation =
-            Some(Operation { id: Some(id), kind: Kind::Reform(wish.clone()), since: self.now, contradicted: None });
+        self.operation = Some(Operation { id: Some(id), kind: Kind::Reform, since: self.now, contradicted: None });
         self.wish(wish);
         Ok(())
     }

@@ -93,6 +93,7 @@ pub struct Answer {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[allow(clippy::large_enum_variant, reason = "few of them exist at a time")]
 pub enum Said {
     /// It takes part in no older attempt any more; what it accepted last.
     Promised(Option<(Ballot, Entry)>),

@@ -153,6 +153,7 @@ fn after_a_power_cut_of_both_one_of_them_serves() {
 #[test]
 fn the_phases_of_a_takeover_are_told() {
     let mut scene = pair(|_| ());
+    scene.until("beta knows that it is in sync", |s| s.members(BETA) == 2);
     scene.0.stop(ALPHA, false);
     scene.until("beta serves", |s| s.serves(BETA));
     let status = scene.brain(BETA).status(scene.0.slots[1].clock(scene.0.now));
