@@ -212,6 +212,8 @@ fn the_page_and_the_documentation_know_every_field_of_the_status() {
     value["clients"] = 2.into();
     value["parts"] = json!([{ "path": "/a/log", "io": "buffered" }, { "path": "/a/store", "io": "direct" }]);
     value["not_listening"] = json!([{ "address": "tcp:127.0.0.1:10809", "why": "in use" }]);
+    value["keeper"]["what"] = "2 of alpha, beta, w1 decide who is active".into();
+    value["keeper"]["voters"][0]["answers"] = true.into();
     let page = render_status(&value, false);
     let expected = "\
 data on beta: passive, faulted, term 3 (1a2b3c4d)
@@ -230,6 +232,7 @@ PEER   STATE  MODE  RECEIVED  DURABLE  APPLIED  ROUND TRIP  BEHIND BY
 alpha  down   sync         3        2        1           -  [#####---------------] 25 % of 4 MiB, 1 MiB/s, 3 s left
 log: failed for good (for 2 s). To do: replace it
 alpha: no word for 2 s
+keeper: voters, 2 of alpha, beta, w1 decide who is active
 
 LATENCY (us)   P50  P95  P99  MAX  COUNT
 write            1    2    3    4      5

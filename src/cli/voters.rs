@@ -24,7 +24,7 @@ pub fn render(status: &Value, colours: bool) -> String {
             if silent.is_empty() { String::new() } else { format!("; no answer yet from {}", silent.join(", ")) };
         text.push_str(&format!("asking the voters: {}{silent}\n", plain(asking)));
     }
-    for voter in list(&keeper["voters"]).iter().filter(|v| v["answers"] != true) {
+    for voter in list(&keeper["voters"]).iter().filter(|v| v["answers"] == false) {
         let name = word(&voter["name"]);
         let since = voter["heard_s"].as_f64().map_or(String::new(), |s| format!(" for {}", duration(s)));
         let why = voter["why"].as_str().map_or("it was not asked yet".into(), plain);
