@@ -58,8 +58,9 @@ impl Work {
 
     fn await_devices(&self) -> Result<(), String> {
         let spec = &self.spec;
-        let is_ours =
-            |f: &record::Found| f.alive && f.record.node == spec.node && Some(&f.record.tenure) == self.tenure.as_ref();
+        let is_ours = |f: &record::Found| {
+            f.alive && f.record.is_of(&spec.resource, &spec.node) && Some(&f.record.tenure) == self.tenure.as_ref()
+        };
         let is_there = |name: &String| {
             let Some(record) = record::look(name).filter(is_ours).map(|f| f.record) else { return false };
             let Some(device) = &record.device else { return false };
