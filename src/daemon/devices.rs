@@ -276,7 +276,8 @@ impl Keeper {
             match ask(&name, Ask::Detach { force }, Some(ANSWERS_WITHIN * 3)) {
                 Ok(answer) if answer["gone"] == true => self.note(Happening::DeviceDown { device: name }),
                 Ok(answer) => {
-                    let users: Vec<&str> = answer["users"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                    let users: Vec<&str> =
+                        answer["users"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
                     let users = if users.is_empty() { "somebody has it open".to_string() } else { users.join("; ") };
                     let what = format!("it fails every request from now on, and goes with its last user: {users}");
                     self.note(Happening::DeviceRemark { device: name, what });

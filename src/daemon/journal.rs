@@ -79,6 +79,10 @@ pub enum Happening {
     LeftStanding {
         why: String,
     },
+    /// What people should know of the service that was started.
+    ServiceRemark {
+        what: String,
+    },
     /// What people should know of one.
     DeviceRemark {
         device: String,

@@ -77,7 +77,8 @@ impl Target {
     }
 
     fn connect(&self) -> Result<(UnixStream, Export), NbdError> {
-        let failed = |source| NbdError::Connect { address: crate::nbd_client::Address::Unix(self.places.nbd.clone()), source };
+        let failed =
+            |source| NbdError::Connect { address: crate::nbd_client::Address::Unix(self.places.nbd.clone()), source };
         let stream = UnixStream::connect(&self.places.nbd).map_err(failed)?;
         stream.set_read_timeout(Some(ANSWERS_WITHIN)).map_err(failed)?;
         stream.set_write_timeout(Some(ANSWERS_WITHIN)).map_err(failed)?;

@@ -3,12 +3,12 @@
 //! It makes the device, serves it, looks after the connection, and takes the device down: when it is asked to and nobody uses it, or
 //! once its tenure is over. Then every request fails, the name is given free at once, and the device goes with its last user.
 
+use super::NAME_MAX;
 use super::asking::{self, Ask};
 use super::connect::{Attempt, Target, await_end, unix_socket};
 use super::engine::{EngineHandle, Heard, Order};
 use super::kind::{self, Device, DeviceError, Plan};
 use super::record::{Held, Record, RecordError, socket};
-use super::NAME_MAX;
 use crate::config::{DeviceKind, Settings};
 use crate::core::TermId;
 use crate::nbd_client::negotiate::Export;
@@ -215,7 +215,8 @@ impl Helper {
         sender: &Sender<Event>,
     ) -> Result<Made, HelperError> {
         // First what may be refused.
-        listen(&record.name(), &dir, sender).map_err(system("make the socket on which the device's process is asked"))?;
+        listen(&record.name(), &dir, sender)
+            .map_err(system("make the socket on which the device's process is asked"))?;
         let mut first = Some(stream);
         let heard = sender.clone();
         let plan = Plan {

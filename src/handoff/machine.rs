@@ -90,6 +90,8 @@ pub struct Machine {
     pub(super) orphans: Vec<Running>,
     /// Step-downs that wait for their answer.
     pub(super) owed: u32,
+    /// It steps down when the check of the file system has ended.
+    pub(super) leaving: bool,
     last_job: u64,
     handed_over: Option<Time>,
     restarts: Vec<Time>,
@@ -111,6 +113,7 @@ impl Machine {
             job: None,
             orphans: Vec::new(),
             owed: 0,
+            leaving: false,
             last_job: 0,
             handed_over: None,
             restarts: Vec::new(),
@@ -161,6 +164,7 @@ impl Machine {
             }
             Event::Lost => self.lost(),
             Event::StepDown { force } => self.step_down(force),
+            Event::Leave => self.leave(),
             Event::PutUp if self.serving => {
                 self.wanted = true;
                 if matches!(self.state, State::Down | State::Faulted) {
@@ -278,6 +282,11 @@ impl Machine {
 
     pub(super) fn climb(&mut self, why: &str) {
         assert!(self.begun.is_empty(), "from the beginning");
+        if self.plan.steps.is_empty() {
+            (self.state, self.wanted) = (State::Down, false);
+            return;
+        }
+        self.act(Action::Begin);
         self.climb_from(Step::Device, why);
     }
 
@@ -346,6 +355,10 @@ impl Machine {
         let now = self.now;
         if let Some(report) = &mut self.report {
             report.phase(step.name(), since, now, result.clone().err());
+        }
+        if self.leaving {
+            self.wanted = false;
+            return self.descend(Direction::Down, Goal::StepDown, false);
         }
         match result {
             Err(why) if step != Step::After => self.step_failed(step, why),

@@ -25,6 +25,8 @@ pub const FAULTS: [Course; 5] = [Course::Fails, Course::FailsDone, Course::Hangs
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blow {
     StepDown,
+    /// The daemon is told to stop.
+    Leave,
     ForcedStepDown,
     /// The term is lost.
     Lost,
@@ -36,8 +38,15 @@ pub enum Blow {
     CrashAndServes,
 }
 
-pub const BLOWS: [Blow; 6] =
-    [Blow::StepDown, Blow::ForcedStepDown, Blow::Lost, Blow::LostAndServes, Blow::Crash, Blow::CrashAndServes];
+pub const BLOWS: [Blow; 7] = [
+    Blow::StepDown,
+    Blow::Leave,
+    Blow::ForcedStepDown,
+    Blow::Lost,
+    Blow::LostAndServes,
+    Blow::Crash,
+    Blow::CrashAndServes,
+];
 
 pub struct World {
     pub machine: Machine,
@@ -126,6 +135,7 @@ impl World {
                 self.asked += 1;
                 self.check_may_die |= force;
             }
+            Event::Leave => self.asked += 1,
             _ => {}
         }
         self.machine.handle(self.now, event);
@@ -135,6 +145,7 @@ impl World {
     fn carry_out(&mut self) {
         while let Some(action) = self.machine.next_action() {
             match action {
+                Action::Begin => assert!(self.stands.is_empty() && self.record.is_empty(), "it begins on nothing"),
                 Action::Start { job, task, begun } => self.start(job, task, begun),
                 Action::Kill { job } => {
                     let Some((task, _, killed)) = self.running.get_mut(&job) else { continue };
@@ -265,6 +276,7 @@ impl World {
     pub fn strike(&mut self, blow: Blow) {
         match blow {
             Blow::StepDown => self.tell(Event::StepDown { force: false }),
+            Blow::Leave => self.tell(Event::Leave),
             Blow::ForcedStepDown => self.tell(Event::StepDown { force: true }),
             Blow::Lost => self.tell(Event::Lost),
             Blow::LostAndServes => {

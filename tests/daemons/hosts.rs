@@ -154,11 +154,13 @@ impl Hosts {
             ip(&format!("-n {namespace} link set lo up"));
             ip(&format!("-n {namespace} addr add 10.77.0.{}/24 dev eth0", index + 1));
             ip(&format!("-n {namespace} link set eth0 up"));
-            let line = "mount -t tmpfs tmpfs /run/understudy && mount -t tmpfs tmpfs /dev/understudy && echo && exec sleep infinity";
+            // A machine has its own control groups; where it has none, the test that needs them says so.
+            let line = "mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t tmpfs tmpfs /run/understudy && mount -t tmpfs tmpfs /dev/understudy && echo && exec sleep infinity";
             let mut holder = Command::new("ip")
                 .args(["netns", "exec", &namespace, "unshare", "--mount", "--propagation", "private", "sh", "-c", line])
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
+                .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
             let mut ready = String::new();
@@ -207,9 +209,28 @@ impl Hosts {
         let pid = host.holder.id().to_string();
         let mut daemon = Command::new("nsenter");
         daemon.args(["--target", &pid, "--mount", "--net"]).arg(exe()).arg("run").arg(file);
+        // Stand-ins of a test for programs of the machine.
+        let path =
+            format!("{}:{}", self.folder.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
+        daemon.env("PATH", path);
         daemon.args(["--node", NAMES[node]]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         host.daemon = Some(daemon.spawn().unwrap());
         eventually("the daemon answers", || self.tool("status", node, &[]).is_ok());
+    }
+
+    pub fn is_running(&mut self, node: usize) -> bool {
+        self.hosts[node].daemon.as_mut().is_some_and(|d| matches!(d.try_wait(), Ok(None)))
+    }
+
+    /// What the daemon has said since it was started.
+    pub fn said(&self, node: usize) -> String {
+        let name = format!("{}.{}.err", NAMES[node], self.hosts[node].starts);
+        fs::read_to_string(self.path(&name)).unwrap_or_default()
+    }
+
+    /// A process in the machine's namespaces.
+    pub fn holder(&self, node: usize) -> u32 {
+        self.hosts[node].holder.id()
     }
 
     pub fn stop(&mut self, node: usize) {
@@ -275,6 +296,11 @@ impl Hosts {
     /// On the machine of the clients.
     pub fn on_the_link(&self, words: &str) {
         ip(&format!("-n {}-c {words}", self.prefix));
+    }
+
+    pub fn ask_the_link(&self, words: &str) -> String {
+        let words = format!("-n {}-c {words}", self.prefix);
+        succeed("ip", &words.split(' ').collect::<Vec<_>>())
     }
 
     pub fn tool(&self, command: &str, node: usize, more: &[&str]) -> Result<String, String> {
