@@ -50,7 +50,8 @@ fn hooks_a_unit_and_a_watchdog_follow_the_role() {
     hosts.start(1);
     hosts.await_handoff(0, "up");
     hosts.await_in_sync(0);
-    let fed = |name: &str| fs::read(hosts.path(&format!("watchdog-{name}"))).unwrap();
+    let root = hosts.path("");
+    let fed = |name: &str| fs::read(root.join(format!("watchdog-{name}"))).unwrap();
     let first = fed("alpha").len();
     eventually("the watchdog is fed", || fed("alpha").len() > first);
     assert!(hosts.path("alpha/handoff.watchdog").exists() && fed("beta").is_empty());
