@@ -4,6 +4,7 @@
 //! notices by itself when its tenure is over.
 
 use super::handle::{LoopHandle, Request};
+use super::handoff::Handoffs;
 use super::journal::Happening;
 use crate::config::{DeviceKind, Settings};
 use crate::core::TermId;
@@ -111,10 +112,10 @@ pub struct Waiting {
 impl Waiting {
     /// # Errors
     /// Where the system has no thread to give.
-    pub fn start(self, events: LoopHandle) -> std::io::Result<()> {
+    pub fn start(self, events: LoopHandle, handoffs: Handoffs) -> std::io::Result<()> {
         let Waiting { orders, wanted, names, resource, node } = self;
         let (states, children) = (BTreeMap::new(), Vec::new());
-        let mut keeper = Keeper { wanted, names, resource, node, events, tenure: None, states, children };
+        let mut keeper = Keeper { wanted, names, resource, node, events, handoffs, tenure: None, states, children };
         let body = move || keeper.run(&orders);
         std::thread::Builder::new().name("devices".into()).stack_size(256 << 10).spawn(body).map(drop)
     }
@@ -139,6 +140,7 @@ struct Keeper {
     resource: String,
     node: String,
     events: LoopHandle,
+    handoffs: Handoffs,
     tenure: Option<TermId>,
     /// By the device's name.
     states: BTreeMap<String, State>,
@@ -227,8 +229,12 @@ impl Keeper {
     fn look_after(&self, name: &str) -> State {
         match self.ours(name) {
             Some(found) if found.alive => State::Up,
-            Some(_) => {
+            Some(found) => {
                 let why = "its process died".to_string();
+                // Another process takes it up, and what is mounted stands.
+                if found.record.kind != DeviceKind::Ublk {
+                    self.handoffs.device_gone(&format!("the process of the device {name} died"));
+                }
                 self.note(Happening::DeviceLost { device: name.to_string(), why });
                 State::Wanted { in_looks: 0, pause: RETRY[0] }
             }

@@ -137,7 +137,7 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
         engine.log_is_cached();
     }
     let tenure = Tenure::open(&settings.dir);
-    waiting.start(handle.clone()).map_err(system("start a thread"))?;
+    waiting.start(handle.clone(), handoffs.clone()).map_err(system("start a thread"))?;
     above.start(handle.clone(), devices.clone()).map_err(system("start a thread"))?;
     let mut pieces = Pieces { hub, engine, disk, peers, clients, tenure, devices, handoffs, requests, signal };
     unasked.into_iter().for_each(|path| pieces.hub.journal.note(&Happening::BufferedIo { path }));

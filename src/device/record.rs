@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What a helper has made, or is about to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +81,9 @@ impl Record {
     }
 }
 
+/// How long somebody may look at a record.
+const LOOKED_AT: Duration = Duration::from_millis(5);
+
 /// Where the helper of a device is asked.
 pub fn socket(name: &str) -> PathBuf {
     Path::new(RUN).join(format!("{name}.sock"))
@@ -130,11 +134,18 @@ impl Held {
             make(folder).map_err(io_error("make", folder))?;
         }
         let path = path(name);
+        let mut tries = 20;
         loop {
             let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
             let file = open.map_err(io_error("open", &path))?;
             let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => file,
+                // Whoever looks at it has it for a moment, too.
+                Err(_) if tries > 0 => {
+                    tries -= 1;
+                    std::thread::sleep(LOOKED_AT);
+                    continue;
+                }
                 Err((mut file, _)) => {
                     let pid = read(&mut file).map_or(0, |r| r.pid);
                     return Err(RecordError::Busy { name: name.to_string(), pid });

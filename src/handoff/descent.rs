@@ -31,6 +31,8 @@ pub(super) enum Goal {
     Restart,
     Lost,
     Leftover,
+    /// The device has gone; it goes up again on another.
+    Anew,
 }
 
 #[derive(Debug)]
@@ -101,7 +103,7 @@ impl Machine {
         let why = match &goal {
             Goal::StepDown => "asked for".to_string(),
             Goal::Fault { why } => why.clone(),
-            Goal::HandOver { .. } | Goal::Restart => self.why.clone().unwrap_or_default(),
+            Goal::HandOver { .. } | Goal::Restart | Goal::Anew => self.why.clone().unwrap_or_default(),
             Goal::Lost => "this node no longer serves".to_string(),
             Goal::Leftover => "a daemon before has left it".to_string(),
         };

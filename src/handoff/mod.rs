@@ -21,6 +21,7 @@ mod random_tests;
 mod report;
 #[cfg(test)]
 mod tests;
+mod watch;
 #[cfg(test)]
 mod world_tests;
 
@@ -195,6 +196,10 @@ pub enum Event {
     Leave,
     /// That came to nothing, or what failed has been mended: up again.
     PutUp,
+    /// A device that is gone, with whatever stands on it; another is made.
+    DeviceGone {
+        why: String,
+    },
     Ended {
         job: JobId,
         result: Result<(), String>,

@@ -74,6 +74,19 @@ fn a_daemon_that_is_told_to_stop_waits_for_a_check() {
     }
 }
 
+#[test]
+fn a_device_that_is_gone_is_left_and_all_is_put_up_anew() {
+    let mut world = up(plan());
+    let before = world.runs.len();
+    world.strike(Blow::DeviceGone);
+    world.settle();
+    let first = [Task::RemoveAddress, Task::KillService, Task::KillHolders, Task::Unmount];
+    assert_eq!(world.runs[before..before + 4], first);
+    assert_eq!(world.runs[before + 5], Task::AwaitDevice);
+    assert_eq!((world.state(), world.stands.len()), ("up", 3));
+    assert_eq!(world.reports[1].why, "its process died");
+}
+
 /// What was left is undone, also where the file asks for nothing any more.
 #[test]
 fn without_a_handoff_what_is_left_is_undone_and_nothing_goes_up() {

@@ -32,18 +32,21 @@ pub enum Blow {
     Lost,
     /// And opened anew.
     LostAndServes,
+    /// The device's process dies.
+    DeviceGone,
     /// The daemon dies, and is started again.
     Crash,
     /// The same, and it resumes.
     CrashAndServes,
 }
 
-pub const BLOWS: [Blow; 7] = [
+pub const BLOWS: [Blow; 8] = [
     Blow::StepDown,
     Blow::Leave,
     Blow::ForcedStepDown,
     Blow::Lost,
     Blow::LostAndServes,
+    Blow::DeviceGone,
     Blow::Crash,
     Blow::CrashAndServes,
 ];
@@ -283,6 +286,7 @@ impl World {
                 self.tell(Event::Lost);
                 self.tell(Event::Serve);
             }
+            Blow::DeviceGone => self.tell(Event::DeviceGone { why: "its process died".into() }),
             Blow::Crash | Blow::CrashAndServes => {
                 self.crash();
                 if blow == Blow::CrashAndServes {

@@ -35,6 +35,23 @@ fn it_is_undone_although_the_file_asks_for_nothing_any_more() {
     assert_eq!(hosts.handoff(0), "-");
 }
 
+/// The mount would stand on a dead device for ever.
+#[test]
+fn a_device_whose_process_dies_is_followed_by_another_under_the_service() {
+    if !is_possible() {
+        return;
+    }
+    let hosts = up("dd", "");
+    let client = Client::start(&hosts);
+    client.await_commits(10);
+    let pid = "sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/' /run/understudy/*-disk0.json";
+    hosts.inside(0, &format!("kill -9 $({pid})")).unwrap();
+    client.await_commits(20);
+    hosts.await_handoff(0, "up");
+    hosts.assert_only(0);
+    assert_kept(&hosts, 0, &client.end());
+}
+
 /// Somebody has mounted something over the service's folder.
 #[test]
 fn a_mount_of_somebody_else_is_not_taken_off() {
@@ -138,8 +155,9 @@ fn a_service_is_found_whatever_its_processes_do() {
     hosts.tool("switchover", 0, &["--to", "beta"]).unwrap();
     hosts.await_handoff(1, "up");
     assert_eq!((count(&hosts, 0), count(&hosts, 1)), ("0".into(), "1".into()));
-    let left = hosts.inside(0, "ls /sys/fs/cgroup/understudy/*/").unwrap_or_default();
-    assert!(!left.contains("alpha-"), "its control group is gone: {left}");
+    let left = hosts.inside(0, "ls /sys/fs/cgroup").unwrap();
+    let group = |node: &str| format!("understudy.{}.{node}.", hosts.name());
+    assert!(left.contains(&group("beta")) && !left.contains(&group("alpha")), "its control group is gone: {left}");
 }
 
 /// A check that goes on until it is let: what it says is in `fsck.log`.

@@ -125,10 +125,15 @@ impl Hosts {
         let line = if formatted { format!("{make} {device}") } else { format!("{make}{device}") };
         eventually("the device is there", || hosts.inside(0, &format!("test -b {device}")).is_ok());
         hosts.inside(0, &line).unwrap();
-        hosts.inside(0, "sync").unwrap();
+        hosts.inside(0, &format!("sync {device}")).unwrap();
         hosts.stop(1);
         hosts.stop(0);
         hosts
+    }
+
+    /// Of the resource.
+    pub fn name(&self) -> &str {
+        &self.prefix
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -270,7 +275,10 @@ impl Hosts {
             let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
             let is_dead = |pid: u32| {
                 let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                stat.rsplit_once(") ").is_none_or(|(_, tail)| tail.starts_with('Z') || tail.starts_with('X'))
+                let dead = stat.rsplit_once(") ").is_none_or(|(_, tail)| tail.starts_with(['Z', 'X']));
+                // A thread of it may still be at work: were it a device's, and the last one of the namespace, its own file system would
+                // be unmounted in its end, and wait for it.
+                dead && fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1
             };
             let left: Vec<u32> =
                 pids.filter(|p| *p != holder && ours.is_some() && of(*p) == ours && !is_dead(*p)).collect();

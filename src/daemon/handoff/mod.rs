@@ -30,6 +30,10 @@ use std::time::{Duration, SystemTime};
 /// A watchdog is fed so often at least.
 const FEED: Duration = Duration::from_secs(1);
 
+/// A defect: nobody knows what stands.
+const DIED: &str =
+    "the thread that looks after the handoff has died: end the daemon, whose successor undoes what stands";
+
 /// What the thread is told.
 enum Order {
     Serve { tenure: TermId },
@@ -120,7 +124,7 @@ impl Handoffs {
         }
         let (reply, answer) = mpsc::channel();
         self.tell(Order::StepDown { force, reply });
-        answer.recv().unwrap_or(Ok(()))
+        answer.recv().unwrap_or_else(|_| Err(DIED.into()))
     }
 
     /// The same before the daemon ends, which waits for a check of the file system.
@@ -130,12 +134,17 @@ impl Handoffs {
         }
         let (reply, answer) = mpsc::channel();
         self.tell(Order::Leave { reply });
-        answer.recv().unwrap_or(Ok(()))
+        answer.recv().unwrap_or_else(|_| Err(DIED.into()))
     }
 
     /// That came to nothing, or what failed has been mended: up again.
     pub fn put_up(&self) {
         self.tell(Order::Event(Event::PutUp));
+    }
+
+    /// A device that was there fails, and another is made.
+    pub fn device_gone(&self, why: &str) {
+        self.tell(Order::Event(Event::DeviceGone { why: why.to_string() }));
     }
 
     /// For the status; null where there is no handoff.

@@ -70,8 +70,10 @@ impl Record {
 }
 
 /// Replaces a file by another, durably.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
     let mut file = File::create(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;

@@ -18,7 +18,7 @@ const CLAIM: &str = "service";
 /// No other node's, and no other's of the same names with files elsewhere.
 fn group_name(spec: &Spec) -> String {
     let dir = crc32fast::hash(spec.dir.as_os_str().as_encoded_bytes());
-    format!("understudy/{}/{}-{dir:08x}", spec.resource, spec.node)
+    format!("understudy.{}.{}.{dir:08x}", spec.resource, spec.node)
 }
 
 /// Makes the group, and goes into it.

@@ -1,5 +1,6 @@
 //! One task, in a process of its own: what may hang hangs there, and is killed with its process group.
 
+use super::record::replace;
 use super::spec::{AddressSpec, MountSpec, ServiceSpec, Spec, Work, claim_path};
 use crate::child::{self, Fate};
 use crate::device::{link, record};
@@ -19,6 +20,9 @@ use understudy_kernel::{announce, mounting};
 
 /// How often something that is waited for is looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(10);
+
+/// What hooks and commands say is kept up to this; then the log begins anew.
+const LOG_MAX: u64 = 1 << 20;
 
 /// What is claimed.
 const MOUNT: &str = "mount";
@@ -93,6 +97,9 @@ impl Work {
     /// A shell's line, with what it says in the node's `handoff.log`.
     pub(super) fn command(&self, line: &str) -> io::Result<(Command, u64)> {
         let log = OpenOptions::new().create(true).append(true).open(self.spec.dir.join("handoff.log"))?;
+        if log.metadata()?.len() > LOG_MAX {
+            log.set_len(0)?;
+        }
         let from = log.metadata()?.len();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", line]).current_dir("/").envs(self.environment());
@@ -183,7 +190,8 @@ pub(super) fn need<T>(part: &Option<T>) -> Result<&T, String> {
 
 pub(super) fn claim(spec: &Spec, what: &str, it: &str) -> Result<(), String> {
     let path = claim_path(&spec.dir, what);
-    fs::write(&path, it).map_err(words(path.display()))
+    // The old one or the new, whatever happens meanwhile: without it nothing would be undone.
+    replace(&path, it.as_bytes()).map_err(words(path.display()))
 }
 
 pub(super) fn claimed(spec: &Spec, what: &str) -> Option<String> {
