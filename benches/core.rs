@@ -224,11 +224,17 @@ fn settle(node: &mut Node, now: Time) -> usize {
 fn active_alone() -> Node {
     let config = NodeConfig {
         resource: "bench".into(),
-        nodes: vec![NodeSpec { name: "alpha".into(), mode: Mode::Sync, bandwidth: None }],
+        nodes: vec![NodeSpec {
+            name: "alpha".into(),
+            mode: Mode::Sync,
+            bandwidth: None,
+            takeover: Takeover::Automatic,
+        }],
         me: NodeId(0),
         volumes: vec![VolumeSpec { name: "disk0".into(), size: 1 << 30 }],
         block: 4096,
         log_size: 1 << 30,
+        keeper: Keeper::Alone,
         stall_ms: 2000,
         on_stall: OnStall::Degrade,
         durable_write: true,

@@ -158,6 +158,11 @@ impl Pool {
             *self.ahead.borrow_mut() = None;
         }
         let new = self.made_ahead(bytes).unwrap_or_else(|| Mapping::new(bytes));
+        if bytes > HUGE_PAGE
+            && let Some(ahead) = &*self.ahead.borrow()
+        {
+            ahead.forgo(bytes.div_ceil(HUGE_PAGE));
+        }
         let before = self.taken.replace(self.taken.get() + new.bytes());
         if bytes == HUGE_PAGE && self.keep.get() >= AHEAD_FOR && (before..self.taken.get()).contains(&AHEAD_FROM) {
             *self.ahead.borrow_mut() = Ahead::start((self.keep.get() - AHEAD_FROM) / HUGE_PAGE);

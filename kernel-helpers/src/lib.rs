@@ -16,10 +16,13 @@
 //! | [`address`], [`announce`] | addresses of interfaces, and telling the link of them |
 //! | [`watchdog`] | a device that resets the machine |
 //! | [`memory`] | a process that must not wait for its own device |
+//! | [`buffers`] | the memory for requests |
+//! | [`room`] | sockets that hold whole requests |
 //! | [`probe`] | what a kernel offers |
 
 pub mod address;
 pub mod announce;
+pub mod buffers;
 pub mod cgroup;
 pub mod front;
 pub mod fuse;
@@ -29,6 +32,7 @@ pub mod memory;
 pub mod mounting;
 pub mod nbd;
 pub mod probe;
+pub mod room;
 pub mod ublk;
 pub mod users;
 pub mod watchdog;

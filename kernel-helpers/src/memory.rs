@@ -1,5 +1,8 @@
 //! A process that serves a block device must not wait, for memory, until pages are written to that very device.
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use std::fs;
 use std::io;
 
 /// Of `linux/prctl.h`; libc does not have it.
@@ -43,6 +46,35 @@ fn lock(how: libc::c_int) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
+/// Asks the kernel to kill other processes before this one where memory is all used up, unless whoever started it has chosen for it: what is
+/// served would end with it, and be of no use in memory. Processes that it starts inherit this.
+///
+/// # Errors
+/// It takes CAP_SYS_RESOURCE.
+pub fn spare_us() -> io::Result<()> {
+    match fs::read_to_string(OOM_SCORE)?.trim() {
+        "0" => fs::write(OOM_SCORE, "-900"),
+        _ => Ok(()),
+    }
+}
+
+/// Whether this process is spared, by its own wish or another's.
+pub fn is_spared() -> bool {
+    fs::read_to_string(OOM_SCORE).is_ok_and(|score| score.starts_with('-'))
+}
+
+/// Ends that: for a child that is about to become another program. Only one system call after the other, as between fork and exec.
+///
+/// # Errors
+/// Where there is no `/proc`.
+pub fn spare_us_no_more() -> io::Result<()> {
+    let score = nix::fcntl::open(c"/proc/self/oom_score_adj", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    nix::unistd::write(score, b"0")?;
+    Ok(())
 }
 
 #[cfg(test)]

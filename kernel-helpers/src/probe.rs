@@ -19,14 +19,6 @@ pub enum Offer {
     No,
 }
 
-/// Whether io_uring can be used; where not, what the kernel answered.
-///
-/// # Errors
-/// The kernel's refusal.
-pub fn io_uring() -> io::Result<()> {
-    io_uring::IoUring::new(2).map(drop)
-}
-
 /// Whether io_uring knows an operation, by its number.
 pub fn io_uring_has(opcode: u8) -> bool {
     let Ok(ring) = io_uring::IoUring::new(2) else { return false };

@@ -150,6 +150,7 @@ fn the_page_and_the_documentation_know_every_field_of_the_status() {
         term: Some(TermStatus { number: 3, id: "1a2b3c4d00000000".into(), first: lsn(17) }),
         in_sync: vec!["alpha".into()],
         active: Some("alpha".into()),
+        outvoted: false,
         watermarks: WatermarkStatus {
             accepted: lsn(9),
             written: lsn(8),

@@ -112,6 +112,10 @@ pub enum Problem {
     DeviceNameTooLong { device: String, most: usize },
     #[error("is also used by {other}: each needs its own")]
     Duplicate { other: String },
+    #[error(
+        "is a name that the daemon itself uses in {dir} (bitmap, handoff, history, salvage, stores, tenure, and these with an ending): choose another"
+    )]
+    DaemonsOwn { dir: String },
     #[error("asks for nothing: give it a mount, an address or a service, or leave it out")]
     EmptyHandoff,
     #[error("names no volume of this file; its volumes are {}", known.join(", "))]

@@ -259,6 +259,7 @@ fn nodes(file: &Path, root: &Table<'_>, defaults: &NodeDefaults<'_>) -> Result<V
         claims.add_node(&node, &table, defaults.volumes)?;
         nodes.push(node);
     }
+    claims.check_own_names()?;
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(nodes)
 }
@@ -330,6 +331,9 @@ struct Claims<'a> {
     made: Vec<Claim>,
 }
 
+/// A node's daemon keeps files of these names in its folder, and what begins with one of them and a dot.
+const OWN_NAMES: [&str; 6] = ["bitmap", "handoff", "history", "salvage", "stores", "tenure"];
+
 struct Claim {
     node: usize,
     machine: std::net::SocketAddr,
@@ -378,6 +382,22 @@ impl Claims<'_> {
             return Err(claim.place.problem(self.file, Problem::Duplicate { other: other.place.field.clone() }));
         }
         self.made.push(claim);
+        Ok(())
+    }
+
+    /// What the daemon gives names to by itself is written over, or written over what it holds.
+    fn check_own_names(&self) -> Result<(), ConfigError> {
+        for claim in &self.made {
+            let dir = self.made.iter().find(|c| {
+                let near = c.node == claim.node || same_machine(c.machine, claim.machine);
+                c.is_dir && near && claim.thing.parent() == Some(&c.thing)
+            });
+            let name = claim.thing.file_name().and_then(|n| n.to_str()).filter(|_| dir.is_some());
+            if name.is_some_and(|n| OWN_NAMES.contains(&n.split('.').next().unwrap_or(n))) {
+                let dir = dir.map(|d| d.place.field.clone()).unwrap_or_default();
+                return Err(claim.place.problem(self.file, Problem::DaemonsOwn { dir }));
+            }
+        }
         Ok(())
     }
 }

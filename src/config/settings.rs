@@ -5,7 +5,7 @@ use super::error::ConfigError;
 use super::suggest::nearest;
 use super::{Config, DeviceKind, Handoff, Node, StoreIo};
 use crate::core::config::TABLES;
-use crate::core::{Incarnation, NodeConfig, NodeId, NodeSpec, VolumeSpec};
+use crate::core::{Incarnation, Keeper, NodeConfig, NodeId, NodeSpec, Takeover, VolumeSpec};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -97,7 +97,7 @@ impl Config {
 }
 
 fn spec(node: &Node) -> NodeSpec {
-    NodeSpec { name: node.name.clone(), mode: node.mode, bandwidth: node.bandwidth }
+    NodeSpec { name: node.name.clone(), mode: node.mode, bandwidth: node.bandwidth, takeover: Takeover::of(node.mode) }
 }
 
 fn core_config(config: &Config, me: NodeId, node: &Node) -> Result<NodeConfig, ConfigError> {
@@ -109,6 +109,7 @@ fn core_config(config: &Config, me: NodeId, node: &Node) -> Result<NodeConfig, C
         volumes: config.volumes.iter().map(|v| VolumeSpec { name: v.name.clone(), size: v.size }).collect(),
         block: resource.block_size,
         log_size: node.log_size,
+        keeper: Keeper::Alone,
         stall_ms: resource.stall_ms,
         on_stall: resource.on_stall,
         durable_write: resource.durable_write,

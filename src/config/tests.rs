@@ -358,6 +358,24 @@ fn nothing_is_given_to_two() {
 }
 
 #[test]
+fn no_path_is_one_that_the_daemon_uses_itself() {
+    for name in
+        ["tenure", "tenure.new", "history", "bitmap.alpha.0", "salvage.1", "handoff", "handoff.history", "stores"]
+    {
+        let refused = refused("log = \"/dev/vg0/data-log\"", &format!("log = \"/var/lib/understudy//alpha/{name}\""));
+        assert!(refused.contains("node.alpha.log = ") && refused.contains("uses in node.alpha.dir"), "{refused}");
+    }
+    let text = |name: &str| {
+        format!(
+            "[resource]\nname='r'\n[volume.d]\nsize=4096\n[node.a]\naddress='127.0.0.1:7801'\ndir='/a'\nlog='/a/{name}'\n"
+        )
+    };
+    assert!(read(&text("history-log")).is_ok() && read(&text("history")).is_err());
+    let other = text("log") + "[node.b]\naddress='127.0.0.1:7802'\ndir='/b'\nlog='/a/history'\n";
+    assert!(read(&other).unwrap_err().to_string().contains("node.b.log"), "another node's folder");
+}
+
+#[test]
 fn two_machines_may_use_equal_paths_but_not_one_folder() {
     let text = "[resource]\nname='r'\ninsecure=true\n[volume.d]\nsize=4096\n[node.a]\naddress='10.0.0.1:7801'\ndir='/a'\nlog='/dev/vg/log'\n\
                 nbd=['tcp:127.0.0.1:10809']\n[node.b]\naddress='10.0.0.2:7801'\ndir='/b'\nlog='/dev/vg/log'\nnbd=['tcp:127.0.0.1:10809']\n";

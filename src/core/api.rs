@@ -6,6 +6,7 @@
 use super::forecast::Forecast;
 use super::hello::{Charter, Hello, Share};
 use super::log_report::LogReport;
+use super::register;
 use super::types::*;
 use super::verify::VerifyReport;
 use crate::buf::Payload;
@@ -238,6 +239,11 @@ pub enum Event {
         id: CommandId,
         command: Command,
     },
+    /// What a voter answered, however late and however often.
+    VoterAnswered {
+        voter: String,
+        answer: register::Answer,
+    },
 }
 
 /// What the core tells its driver to do.
@@ -275,6 +281,12 @@ pub enum Action {
         term: TermId,
         /// This node's own term before, where nobody else can have opened one since: what belongs to that term goes on (C6).
         continues: Option<TermId>,
+    },
+    /// A question for a voter, by its name in the file; it may be this node's own. It may be lost, and its answer too: the core asks
+    /// again.
+    AskVoter {
+        voter: String,
+        question: register::Question,
     },
     /// It no longer is: sessions of clients belong to the old term and end (C6).
     StopServing,
@@ -368,6 +380,8 @@ pub enum PeerMsg {
     },
     /// The answer to a Hello that only asks.
     Share(Share),
+    /// The newest charter that the sender knows the voters to have agreed to, and who they are.
+    Entry(Box<register::Entry>),
 }
 
 impl PeerMsg {

@@ -85,6 +85,11 @@ impl Bitmap {
         Bitmap { bits, from, newest, half, stream, list, folded: 0 }
     }
 
+    /// What recovery could not read: a new list in the other half, which is complete for nobody.
+    pub fn lost(bits: DirtySet, state: &BitmapState, stream: u128) -> Bitmap {
+        Bitmap { half: state.half ^ 1, ..Bitmap::new(bits, stream, Lsn(u64::MAX)) }
+    }
+
     pub fn state(&self, peer: &str) -> BitmapState {
         BitmapState {
             peer: peer.to_string(),

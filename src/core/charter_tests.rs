@@ -24,7 +24,12 @@ fn c10_a_member_is_not_dropped_for_the_actives_own_slow_log() {
 #[test]
 fn c4_whom_a_replaced_change_would_have_listed_is_waited_for() {
     let mut config = config(0);
-    config.nodes.push(NodeSpec { name: "gamma".into(), mode: Mode::Sync, bandwidth: None });
+    config.nodes.push(NodeSpec {
+        name: "gamma".into(),
+        mode: Mode::Sync,
+        bandwidth: None,
+        takeover: Takeover::Automatic,
+    });
     let mut alpha = node_of(config);
     let member = |node: &str, incarnation| Member { node: node.into(), incarnation: Incarnation(incarnation) };
     let two = vec![member("alpha", 1), member("beta", 2)];

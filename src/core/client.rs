@@ -134,7 +134,7 @@ impl Clients {
 
 impl Node {
     pub(super) fn client_request(&mut self, req: ReqId, op: ClientOp) {
-        if self.stage != Stage::Active {
+        if self.stage != Stage::Active || self.is_outvoted {
             return self.complete(req, Err(ClientError::NotActive));
         }
         if let Err(error) = self.check_range(&op) {
@@ -298,8 +298,7 @@ impl Node {
     fn finish_read(&mut self, read: u64) {
         let completed = self.clients.completed;
         let Some(pending) = self.clients.reads.get(&read) else { return };
-        // Where it is known that another was promoted, what is here may be older than what that one shows (contract 4).
-        if pending.missing > 0 || pending.wait > completed || self.is_outvoted {
+        if pending.missing > 0 || pending.wait > completed {
             return;
         }
         // Just found there.
@@ -405,6 +404,17 @@ impl Node {
             self.clients.reads.iter().filter(|(_, r)| r.missing == 0 && r.wait <= completed).map(|(k, _)| *k).collect();
         for read in ready {
             self.finish_read(read);
+        }
+    }
+
+    /// The term is over though its active has not stepped down: what clients wait for fails for ever (C6), and nothing is shown that may be
+    /// older than what the next active shows (contract 4).
+    pub(super) fn stop_serving(&mut self) {
+        if self.stage == Stage::Active {
+            self.act(Action::StopServing);
+        }
+        for req in self.clients.reset(self.clients.completed, self.log.end()) {
+            self.complete(req, Err(ClientError::NotActive));
         }
     }
 

@@ -15,6 +15,46 @@ pub struct NodeSpec {
     pub mode: Mode,
     /// Bytes a second that the driver sends to it at most.
     pub bandwidth: Option<u64>,
+    pub takeover: Takeover,
+}
+
+/// Whether a node takes over by itself (C3), where there are voters to agree to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takeover {
+    Automatic,
+    /// It takes an operator's `promote`.
+    Manual,
+}
+
+impl Takeover {
+    /// Where the file says nothing: an async node lacks a tail, so it waits for an operator.
+    pub fn of(mode: Mode) -> Takeover {
+        match mode {
+            Mode::Sync => Takeover::Automatic,
+            Mode::Async => Takeover::Manual,
+        }
+    }
+}
+
+/// Who keeps the charter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    /// The active and an operator (C9).
+    Alone,
+    /// A majority of voters.
+    Voters(Voting),
+}
+
+/// How the voters' register is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Voting {
+    /// Names of the voters as in the file: witnesses, and data nodes with a voter of their own. What charters list counts; this is
+    /// whom the first promotion founds the register with.
+    pub voters: Vec<String>,
+    /// A passive that has heard nothing of the active for this long, with the drift of clocks and a round, takes over (C3).
+    pub lease_ms: u64,
+    /// What a round with the voters takes at most where all is well; questions are repeated several times in it.
+    pub round_ms: u64,
 }
 
 /// A volume of the resource.
@@ -38,6 +78,7 @@ pub struct NodeConfig {
     pub block: u32,
     /// Bytes of [`super::Part::Log`] in all.
     pub log_size: u64,
+    pub keeper: Keeper,
     /// A sync write waits no longer than this for a passive.
     pub stall_ms: u64,
     pub on_stall: OnStall,

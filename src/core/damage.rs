@@ -5,7 +5,11 @@ use super::notice::{Notice, Refusal};
 use super::types::*;
 
 impl Node {
-    pub(super) fn say_what_is_damaged(&mut self) {
+    pub(super) fn say_what_is_damaged(&mut self, lists_lost: &[(NodeId, String)]) {
+        for (node, why) in lists_lost {
+            let peer = self.cfg.name(*node).to_string();
+            self.notice(Notice::ListLost { peer, why: why.clone() });
+        }
         if let Some((lsn, _)) = self.lost_record() {
             self.notice(Notice::LogUnreadable { lsn: lsn.0 });
         }

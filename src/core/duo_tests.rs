@@ -4,7 +4,7 @@
 use super::notice::{Notice, Refusal};
 use super::*;
 use crate::buf::{BufMut, Payload};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub const MIB: u64 = 1 << 20;
 const LOG: u64 = 4 * MIB;
@@ -12,15 +12,21 @@ const LOG: u64 = 4 * MIB;
 /// A disk in memory.
 #[derive(Default)]
 pub struct MemDisk {
-    parts: BTreeMap<Part, Vec<u8>>,
+    pub parts: BTreeMap<Part, Vec<u8>>,
     /// Parts of which every write fails, and with which errno.
     pub broken: BTreeMap<Part, i32>,
+    /// Offsets of blocks in the log that cannot be read until they are written again, and parts of which nothing can.
+    pub unreadable: BTreeSet<u64>,
+    pub broken_reads: BTreeSet<Part>,
 }
 
 impl MemDisk {
     fn put(&mut self, part: Part, offset: u64, bytes: &[u8]) -> Result<(), IoError> {
         if let Some(errno) = self.broken.get(&part) {
             return Err(IoError { errno: *errno });
+        }
+        if part == Part::Log {
+            self.unreadable.retain(|at| !(offset..offset + bytes.len() as u64).contains(at));
         }
         let held = self.parts.entry(part).or_default();
         let end = offset as usize + bytes.len();
@@ -65,6 +71,10 @@ impl MemDisk {
 
 impl BlockingDisk for MemDisk {
     fn read(&mut self, part: Part, offset: u64, length: u64) -> Result<Payload, IoError> {
+        let bad = self.unreadable.iter().any(|at| part == Part::Log && (offset..offset + length).contains(at));
+        if bad || self.broken_reads.contains(&part) {
+            return Err(IoError { errno: 5 });
+        }
         let mut bytes = BufMut::zeroed(length as usize);
         let held = self.parts.get(&part).map_or(&[][..], |b| b);
         let from = (offset as usize).min(held.len());
@@ -102,6 +112,8 @@ pub struct Side {
     /// How long one I/O takes.
     pub io_us: u64,
     pub notices: Vec<Notice>,
+    /// Clients may come.
+    pub serves: bool,
     pub replies: VecDeque<(Time, ReqId, Result<Reply, ClientError>)>,
     sessions: BTreeMap<NodeId, SessionId>,
     life: u128,
@@ -142,6 +154,7 @@ impl Duo {
             disk: MemDisk::default(),
             io_us: 50,
             notices: Vec::new(),
+            serves: false,
             replies: VecDeque::new(),
             sessions: BTreeMap::new(),
             life: 0,
@@ -182,8 +195,9 @@ impl Duo {
         assert_eq!(self.status(ALPHA).in_sync.len(), 2);
     }
 
-    fn config(&self, side: usize) -> NodeConfig {
-        let spec = |n: &str| NodeSpec { name: n.into(), mode: Mode::Sync, bandwidth: None };
+    pub fn config(&self, side: usize) -> NodeConfig {
+        let spec =
+            |n: &str| NodeSpec { name: n.into(), mode: Mode::Sync, bandwidth: None, takeover: Takeover::Automatic };
         let mut config = NodeConfig {
             resource: "data".into(),
             nodes: ["alpha", "beta"].map(spec).to_vec(),
@@ -191,6 +205,7 @@ impl Duo {
             volumes: vec![VolumeSpec { name: "disk0".into(), size: 8 * MIB }],
             block: 4096,
             log_size: LOG,
+            keeper: Keeper::Alone,
             stall_ms: 200,
             on_stall: OnStall::Degrade,
             durable_write: false,
@@ -384,7 +399,9 @@ impl Duo {
                 self.done.insert(id, result);
             }
             Action::Notice(notice) => this.notices.push(notice),
-            Action::Serve { .. } | Action::StopServing => {}
+            Action::Serve { .. } => this.serves = true,
+            Action::StopServing => this.serves = false,
+            Action::AskVoter { .. } => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::api::PeerMsg;
 use super::hello::{Charter, Hello};
-use super::links::MAX_BACKOFF_MS;
+use super::links::{FAILED, MAX_BACKOFF_MS};
 use super::node::Node;
 use super::notice::{Notice, Refusal};
 use super::peer::Link;
@@ -31,8 +31,8 @@ pub(super) fn may_follow(passive: &Hello, active: &Hello) -> Result<(), String> 
 }
 
 impl Node {
-    /// Of a node that the operator wants no session with, nothing is heard but that it runs and who was promoted; and it is told only that
-    /// it is active no more, if it does not know (C8).
+    /// Of a node with which no session is wanted, or can be had, nothing is heard but that it runs and who was promoted; and it is told only
+    /// that it is active no more, if it does not know (C8).
     pub(super) fn overheard(&mut self, node: NodeId, hello: &Hello) {
         if self.check_identity(node, hello).is_ok() {
             self.hear_of_promotions(node, hello);
@@ -43,7 +43,7 @@ impl Node {
                 self.send(node, session, PeerMsg::Hello(hello));
             }
         }
-        self.close_link(node, "disconnected by the operator", true);
+        self.close_link(node, if self.fault.is_some() { FAILED } else { "disconnected by the operator" }, true);
         let peer = &mut self.peers[node.0 as usize];
         peer.answered_at = Some(self.now);
         peer.retry_at = self.now.plus_ms(MAX_BACKOFF_MS);
@@ -112,7 +112,7 @@ impl Node {
             if self.charter.active.as_deref() != Some(self.cfg.my_name()) {
                 self.may_resume = false;
             }
-            self.persist(Then::Nothing);
+            self.persist(Then::Remember);
             self.leave_the_overtaken();
         }
     }
@@ -129,16 +129,22 @@ impl Node {
         self.persist(Then::ConfirmCharter { peer: node, session, version });
     }
 
-    /// A node with a higher generation was met: nothing completes here any more, and an operator decides (C8).
+    /// Its term is over, and it has not stepped down.
+    pub fn is_outvoted(&self) -> bool {
+        self.is_outvoted && self.role() == Role::Active
+    }
+
+    /// A node with a higher generation was met: clients are served no more, and an operator decides (C8).
     pub(super) fn outvoted(&mut self, node: NodeId) {
         let peer = self.cfg.name(node).to_string();
         if !self.is_outvoted {
             self.notice(Notice::SplitBrain { peer: peer.clone() });
+            self.stop_serving();
         }
         self.is_outvoted = true;
         // Restarted, it still knows: it does not resume before that node has said what came of it.
         self.pledge = Some(peer.clone());
-        self.persist(Then::Nothing);
+        self.persist(Then::Remember);
         self.set_suspended(true, "another node was promoted by force since: demote this one");
         let me = self.cfg.my_name().to_string();
         self.refuse(node, split_brain::outvoted(&me, &peer));

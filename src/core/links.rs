@@ -24,6 +24,9 @@ const MOST_SAID: usize = 1000;
 /// Why there is no session with a node that could not be connected to.
 const UNREACHABLE: &str = "it cannot be reached";
 
+/// Why there is none with a node whose storage failed.
+pub(super) const FAILED: &str = "its storage failed";
+
 /// What another node says, for this one's events and status: on one line, and not without end.
 fn harmless(words: &str) -> String {
     let mut said = String::new();
@@ -151,19 +154,14 @@ impl Node {
             return;
         }
         let asks = self.fault.is_none() && self.probe_begins(node, session);
-        if self.fault.is_some() {
-            let why = "its storage failed".to_string();
-            self.act(Action::Send { peer: node, session, message: PeerMsg::Bye { why } });
-            self.act(Action::Close { peer: node, session });
-            let now = self.now;
-            let peer = self.peer_mut(node);
-            peer.link = Link::Down;
-            peer.retry_at = now.plus_ms(MAX_BACKOFF_MS);
-            return;
-        }
-        let now = self.now;
+        let (now, failed) = (self.now, self.fault.is_some());
         let peer = self.peer_mut(node);
         peer.last_heard = now;
+        if failed {
+            // It is told at once; what it says first is heard all the same: who was promoted meanwhile.
+            peer.link = Link::Hearing(session);
+            return self.send(node, session, PeerMsg::Bye { why: FAILED.into() });
+        }
         if !asks && !peer.wanted {
             peer.link = Link::Hearing(session);
             return;
@@ -285,6 +283,7 @@ impl Node {
                 self.overheard(node, &hello)
             }
             PeerMsg::Hello(hello) if self.is_asking(node, session, &hello) => self.probe_greeted(node, session, hello),
+            PeerMsg::Entry(_) => {} // Of voters that this node's file does not have.
             PeerMsg::Share(share) => self.share_came(node, session, share),
             PeerMsg::Hello(hello) => self.greeted(node, session, hello),
             PeerMsg::Bye { why } => self.bye_came(node, &why),
@@ -382,7 +381,7 @@ impl Node {
                 }
                 if self.lineage.is_fresh() {
                     self.charter = hello.charter.clone();
-                    self.persist(super::superblock::Then::Nothing);
+                    self.persist(super::superblock::Then::Remember);
                 }
                 self.hear_charter(&hello.charter);
                 self.become_target(node, session, &hello);

@@ -52,7 +52,8 @@ impl BlockingDisk for Memory {
 }
 
 pub fn config(me: u8) -> NodeConfig {
-    let node = |name: &str| NodeSpec { name: name.into(), mode: Mode::Sync, bandwidth: None };
+    let node =
+        |name: &str| NodeSpec { name: name.into(), mode: Mode::Sync, bandwidth: None, takeover: Takeover::Automatic };
     NodeConfig {
         resource: "data".into(),
         nodes: vec![node("alpha"), node("beta")],
@@ -60,6 +61,7 @@ pub fn config(me: u8) -> NodeConfig {
         volumes: vec![VolumeSpec { name: "disk0".into(), size: 1 << 20 }],
         block: 4096,
         log_size: 1 << 20,
+        keeper: Keeper::Alone,
         stall_ms: 2000,
         on_stall: OnStall::Degrade,
         durable_write: false,

@@ -52,11 +52,14 @@ mod resync_target;
 mod room;
 pub mod runs;
 mod salvage;
+mod sectors;
 mod source;
 mod split_brain;
 pub mod status;
 mod store;
 pub mod superblock;
+#[cfg(test)]
+mod superblock_tests;
 #[cfg(test)]
 mod surface_tests;
 mod target;

@@ -276,7 +276,7 @@ impl Node {
             durable: node.log.durable().0,
             applied: node.store.applied().0,
         });
-        node.say_what_is_damaged();
+        node.say_what_is_damaged(&recovered.lists_lost);
         // The incarnation on disk is this process's before it speaks to anyone (C1).
         node.persist(super::superblock::Then::Nothing);
         node
@@ -294,6 +294,7 @@ impl Node {
             Event::PeerMessage { peer, session, message } => self.peer_message(peer, session, message),
             Event::PeerHeard { peer, session } => self.peer_heard(peer, session),
             Event::Command { id, command } => self.command(id, command),
+            Event::VoterAnswered { .. } => {} // Nobody has been asked.
         }
     }
 
@@ -487,7 +488,7 @@ impl Node {
             self.abandon_operation(part);
             self.superblock.log_failed();
             if part != "superblock" {
-                self.persist(super::superblock::Then::Nothing);
+                self.persist(super::superblock::Then::Remember);
             }
             for peer in self.cfg.peers() {
                 self.close_link(peer, "storage failed", true);

@@ -164,6 +164,11 @@ pub enum Notice {
     LogUnreadable {
         lsn: u64,
     },
+    /// What a peer lacks is not known any more: it is compared in full where the log does not reach back to it (B2).
+    ListLost {
+        peer: String,
+        why: String,
+    },
     /// Records that were durable here cannot be read from the log any more (L2).
     LogDamaged {
         lsn: u64,

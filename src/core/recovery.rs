@@ -12,11 +12,13 @@ use super::log::LogStart;
 use super::log_index::{LogIndex, Look, look};
 use super::overlay::Overlay;
 use super::runs::PIECE_VOLUME;
+use super::sectors::{Sectors, is_lost};
 use super::types::*;
 use crate::buf::Payload;
 use crate::format::ring::{BatchEntry, Geometry, ScanStart, Sink, Verdict, Walked, headers_ahead, scan_into};
 use crate::format::superblock::{self, RING_START, SLOT_BYTES, SuperError, Superblock};
 use crate::format::{BLOCK, batch};
+use std::ops::Range;
 
 /// Random identities that `format` needs; drawn by the driver.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +32,11 @@ pub struct FormatIds {
 pub enum RecoveryError {
     #[error("reading or writing the {what} failed: errno {}", source.errno)]
     Io { what: &'static str, source: IoError },
+    #[error(
+        "the log cannot be read at byte {offset} (errno {}), where records may stand that are in no store yet. If the disk may come back, start \
+         again then. If it does not, write zeros over these 4096 bytes of the log (dd with bs=4096 seek={} count=1 conv=notrunc): the node starts \
+         then, without what stood there, and gets it from its active", source.errno, offset / 4096)]
+    Unreadable { offset: u64, source: IoError },
     #[error("the log: {0}")]
     Super(#[from] SuperError),
     #[error(
@@ -53,6 +60,8 @@ pub struct Recovered {
     pub gap: Option<GapState>,
     /// The newest record at or below the checkpoint that is in the log no more.
     pub unreadable: Option<Lsn>,
+    /// Peers whose list of what they lack is of no use any more, and why.
+    pub lists_lost: Vec<(NodeId, String)>,
 }
 
 impl Recovered {
@@ -119,31 +128,70 @@ pub fn format(
 /// Reads what is on the disks. The whole log is validated before anything is used of it.
 pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recovered, RecoveryError> {
     let io = |source| RecoveryError::Io { what: "log", source };
-    let first = disk.read(Part::Log, 0, SLOT_BYTES as u64).map_err(io)?;
-    let second = disk.read(Part::Log, SLOT_BYTES as u64, SLOT_BYTES as u64).map_err(io)?;
-    let (mut superblock, slot) = superblock::choose(&first, &second)?;
-    let mut slot = slot as u8 ^ 1;
+    let mut sectors = Sectors::of(disk);
+    let (mut superblock, newest) = read_superblock(config, &mut sectors)?;
     check_identity(config, &superblock)?;
-    let found = read_log(config, &superblock, disk).map_err(io)?;
+    let found = read_log(config, &superblock, &mut sectors).map_err(io)?;
+    for stop in &found.stops {
+        if let Some((offset, source)) = sectors.bad_within(stop.clone()) {
+            return Err(RecoveryError::Unreadable { offset, source });
+        }
+    }
+    let disk = &mut sectors;
     let unreadable = (found.log.tail != superblock.tail).then(|| found.log.tail.first.prev());
     let mut log = found.log;
-    if log.end < superblock.applying {
+    let is_no_image = log.end < superblock.applying;
+    if is_no_image {
         give_up_image(config, &mut superblock, &mut log);
-    } else if let Some(lost) = found.lost {
-        superblock.lost = Some(lost);
-        superblock.sequence += 1;
-        mark_damage(&superblock, slot, &log, disk)?;
-        slot ^= 1;
+    } else if found.lost.is_some() {
+        superblock.lost = found.lost;
     }
     let records = reload(&log, superblock.checkpoint, disk).map_err(io)?;
     stabilise(&log, superblock.checkpoint, disk).map_err(io)?;
-    let mut bitmaps = read_bitmaps(config, &superblock, &log, disk)?;
+    let (mut bitmaps, lists_lost) = read_bitmaps(config, &superblock, &log, disk)?;
     for bitmap in bitmaps.iter_mut().filter(|_| unreadable.is_some()) {
         // No list says what the missing records changed: whoever is older is compared in full (B2).
         bitmap.from = bitmap.from.max(log.tail.first.prev());
     }
     let gap = read_gap(config, &superblock, disk)?;
-    Ok(Recovered { superblock, slot, log, records, bitmaps, gap, unreadable })
+    // Both slots say all of it, the newest one last or not at all: a torn write leaves it as it is.
+    let writes = if is_no_image || found.lost.is_some() { 2 } else { 1 };
+    let mut slot = newest ^ 1;
+    for _ in 0..writes {
+        superblock.sequence += 1;
+        let bytes = superblock::encode(&superblock)?;
+        disk.write(Part::Log, superblock::SLOT_OFFSETS[slot], &bytes).map_err(io)?;
+        disk.flush(Part::Log).map_err(io)?;
+        slot ^= 1;
+    }
+    if found.lost.is_some() && !is_no_image {
+        wipe_ahead(&log, disk).map_err(io)?;
+    }
+    Ok(Recovered { superblock, slot: slot as u8, log, records, bitmaps, gap, unreadable, lists_lost })
+}
+
+/// The superblock to start from, and its slot. A term that this node opened and that only the newest says was never served in: nothing followed
+/// from it, and a promotion that came to nothing leaves no trace (C7).
+fn read_superblock(config: &NodeConfig, disk: &mut Sectors) -> Result<(Superblock, usize), RecoveryError> {
+    let io = |source| RecoveryError::Io { what: "superblocks of the log", source };
+    let mut slots = Vec::new();
+    for at in superblock::SLOT_OFFSETS {
+        slots.push(disk.read(Part::Log, at, SLOT_BYTES as u64).map_err(io)?);
+    }
+    let (newest, slot) = match superblock::choose(&slots[0], &slots[1]) {
+        Ok(found) => found,
+        // It is not blank or foreign, as far as is known.
+        Err(error) => return Err(disk.bad.first().map_or(error.into(), |(_, source)| io(*source))),
+    };
+    let opened = |of: &Superblock| (of.charter.generation, of.charter.term);
+    match superblock::decode(&slots[slot ^ 1]) {
+        Ok(older)
+            if newest.charter.active.as_deref() == Some(config.my_name()) && opened(&older) != opened(&newest) =>
+        {
+            Ok((older, slot ^ 1))
+        }
+        _ => Ok((newest, slot)),
+    }
 }
 
 /// A log, as far as it can be read.
@@ -151,6 +199,8 @@ struct FoundLog {
     log: LogStart,
     /// The first record past the checkpoint that was durable and cannot be read.
     lost: Option<Lsn>,
+    /// Where in the log it stopped: a batch that is torn, and where the next one would be.
+    stops: Vec<Range<u64>>,
 }
 
 /// Walks the log. What is damaged at or below the checkpoint costs reach: it is walked from behind there then (L2).
@@ -200,7 +250,10 @@ fn walk_log(
         end,
         index,
     };
-    Ok((walked, FoundLog { log, lost }))
+    let block = |at: u64| at..at + BLOCK as u64;
+    let torn = walked.torn.map(|t| geometry.offset(t.address)..geometry.offset(t.address) + (walked.next - t.address));
+    let stops = [block(geometry.offset(walked.next)), block(geometry.start)].into_iter().chain(torn).collect();
+    Ok((walked, FoundLog { log, lost, stops }))
 }
 
 /// A round of applying was under way, and what it was to write cannot be read: the stores hold a part of it, and are no image until they
@@ -225,26 +278,20 @@ fn give_up_image(config: &NodeConfig, superblock: &mut Superblock, log: &mut Log
     log.index = LogIndex::new(log.geometry.size, config.index_limit());
     log.tail = ScanStart { address: log.next, prev_crc: log.prev_crc, first: checkpoint.next() };
     superblock.history_stream = log.stream;
+    (superblock.stream, superblock.tail, superblock.behind) = (log.stream, log.tail, log.tail);
 }
 
-/// That records are lost is made durable; then what proves it is wiped, or it would be found again behind the records that take their place.
-fn mark_damage(
-    superblock: &Superblock,
-    slot: u8,
-    log: &LogStart,
-    disk: &mut dyn BlockingDisk,
-) -> Result<(), RecoveryError> {
-    let io = |source| RecoveryError::Io { what: "log", source };
-    let bytes = superblock::encode(superblock)?;
-    disk.write(Part::Log, superblock::SLOT_OFFSETS[usize::from(slot)], &bytes).map_err(io)?;
-    disk.flush(Part::Log).map_err(io)?;
+/// That records are lost is on record: what proves it is wiped, or it would be found again behind the records that take their place.
+/// So is what cannot be read: it could be again one day.
+fn wipe_ahead(log: &LogStart, disk: &mut Sectors) -> Result<(), IoError> {
     let read = |offset, length| disk.read(Part::Log, offset, length);
-    let ahead = headers_ahead(&log.geometry, log.stream, log.next, read).map_err(io)?;
+    let ahead = headers_ahead(&log.geometry, log.stream, log.next, read)?;
     let blank = crate::buf::BufMut::zeroed(BLOCK).freeze();
-    for offset in ahead {
-        disk.write(Part::Log, offset, &blank).map_err(io)?;
+    let bad: Vec<u64> = disk.bad.iter().map(|(at, _)| *at).filter(|at| *at >= RING_START).collect();
+    for offset in ahead.into_iter().chain(bad) {
+        disk.write(Part::Log, offset, &blank)?;
     }
-    disk.flush(Part::Log).map_err(io)
+    disk.flush(Part::Log)
 }
 
 /// The lists of what peers lack (B1). One that is shorter than it was is of no use: its peer will be compared in full.
@@ -253,10 +300,10 @@ fn read_bitmaps(
     superblock: &Superblock,
     log: &LogStart,
     disk: &mut dyn BlockingDisk,
-) -> Result<Vec<Bitmap>, RecoveryError> {
+) -> Result<(Vec<Bitmap>, Vec<(NodeId, String)>), RecoveryError> {
     let sizes: Vec<u64> = config.volumes.iter().map(|v| v.size).collect();
     let dropped = log.tail.first.prev();
-    let mut bitmaps = Vec::new();
+    let (mut bitmaps, mut lost) = (Vec::new(), Vec::new());
     for (index, node) in config.nodes.iter().enumerate() {
         let peer = NodeId(index as u8);
         let Some(state) = superblock.bitmaps.iter().find(|b| b.peer == node.name) else {
@@ -267,25 +314,38 @@ fn read_bitmaps(
         };
         let part = Part::Bitmap { peer, half: state.half };
         let mut bits = Bits { set: DirtySet::bounded(&sizes, config.bits_limit()), bad: false };
-        let found = read_chain(part, state.stream, disk, &mut bits)?;
-        let chain = chain_end(&found);
+        let chain = match read_chain(part, "list of what a peer lacks", state.stream, disk, &mut bits) {
+            Ok(found) => chain_end(&found),
+            Err(RecoveryError::Io { source, .. }) if is_lost(source) => {
+                lost.push((
+                    peer,
+                    format!("bitmap.{}.{} in its dir cannot be read, errno {}", node.name, state.half, source.errno),
+                ));
+                let none = DirtySet::bounded(&sizes, config.bits_limit());
+                bitmaps.push(Bitmap::lost(none, state, config.incarnation.0));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let mut bitmap = Bitmap::recovered(bits.set, state, chain);
         if chain.address < state.listed || bits.bad {
+            lost.push((peer, format!("bitmap.{}.{} in its dir is damaged", node.name, state.half)));
             bitmap.from = Lsn(u64::MAX);
         }
         bitmaps.push(bitmap);
     }
-    Ok(bitmaps)
+    Ok((bitmaps, lost))
 }
 
 /// A growing part, walked from its beginning.
 fn read_chain(
     part: Part,
+    what: &'static str,
     stream: u128,
     disk: &mut dyn BlockingDisk,
     sink: &mut dyn Sink,
 ) -> Result<Walked, RecoveryError> {
-    let io = |source| RecoveryError::Io { what: "bitmap or history", source };
+    let io = |source| RecoveryError::Io { what, source };
     let size = disk.size(part).map_err(io)? / 4096 * 4096;
     let start = ScanStart { address: 0, prev_crc: batch::seed(stream), first: Lsn(1) };
     let geometry = Geometry { start: 0, size };
@@ -322,6 +382,9 @@ impl Sink for Bits {
     fn void_from(&mut self, _first: Lsn) {}
 }
 
+/// Without it there is no way back: a disk that failed for a moment should not cost that.
+const HISTORY: &str = "file history in its dir, which leads back to a valid image (start again when it can be read; without it, remove it, and only a resync makes this replica whole)";
+
 /// An open gap's undo: which blocks it holds, and where it goes on (R1).
 fn read_gap(
     config: &NodeConfig,
@@ -331,7 +394,7 @@ fn read_gap(
     let Some(gap) = superblock.gap else { return Ok(None) };
     let sizes: Vec<u64> = config.volumes.iter().map(|v| v.size).collect();
     let mut state = GapState::new(gap, &sizes, config.changed_limit(), superblock.history_stream);
-    let found = read_chain(Part::History, superblock.history_stream, disk, &mut state)?;
+    let found = read_chain(Part::History, HISTORY, superblock.history_stream, disk, &mut state)?;
     state.chain = chain_end(&found);
     let damaged = matches!(found.verdict, Verdict::Damage { .. });
     // Its notes were durable before the gap was open; where they could not be written there is no way back either.
@@ -483,7 +546,7 @@ mod tests {
     fn found(disk: &mut Memory) -> (Chain, usize, Verdict) {
         let gap = Gap { rollback: Some(Lsn(1)), since: Lsn(1), everything: false, grain: 4096, overwritten_in: None };
         let mut state = GapState::new(gap, &[1 << 20], u64::MAX, STREAM);
-        let found = read_chain(Part::History, STREAM, disk, &mut state).unwrap();
+        let found = read_chain(Part::History, HISTORY, STREAM, disk, &mut state).unwrap();
         (chain_end(&found), state.saved.bytes() as usize / 4096, found.verdict)
     }
 

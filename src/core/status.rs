@@ -20,6 +20,8 @@ pub struct Status {
     /// Names of the members, as far as this node knows.
     pub in_sync: Vec<String>,
     pub active: Option<String>,
+    /// It is active by its own charter, and has heard that another node was promoted since: its term is over.
+    pub outvoted: bool,
     pub watermarks: WatermarkStatus,
     pub volumes: Vec<VolumeStatus>,
     pub log: LogStatus,
@@ -148,6 +150,7 @@ impl Node {
             term: term.map(|t| TermStatus { number: t.number, id: format!("{:032x}", t.id.0), first: t.first }),
             in_sync: self.charter.in_sync.iter().map(|m| m.node.clone()).collect(),
             active: self.charter.active.clone(),
+            outvoted: self.is_outvoted(),
             watermarks: WatermarkStatus { accepted, written, durable, committed, applied, checkpointed },
             volumes: self.cfg.volumes.iter().map(|v| VolumeStatus { name: v.name.clone(), size: v.size }).collect(),
             log: LogStatus { size: self.log.size(), used: self.log.used(), from: self.log.from() },

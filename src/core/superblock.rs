@@ -1,5 +1,6 @@
 //! Keeps the superblock on disk in step with the node: one write at a time, to the two slots by turns, and what may only
-//! happen once a write is durable stands here as data (`Then`).
+//! happen once a write is durable stands here as data (`Then`). Where the newest slot rots, a node starts from the other: so whatever
+//! follows only once it is on record follows once both slots hold it, one after the other, that a torn write leaves one whole.
 
 use super::api::*;
 use super::gap::GapState;
@@ -11,52 +12,40 @@ use std::collections::VecDeque;
 /// What waits for a superblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Then {
+    /// It is progress, which may be made again.
     Nothing,
+    /// Nothing waits for it, and it is not to be forgotten.
+    Remember,
     /// The term stands: the node is active (L1).
     TermOpened,
     /// The own part of a charter change (C9).
-    CharterStands {
-        version: u64,
-    },
+    CharterStands { version: u64 },
     /// The charter of the active is held here.
-    ConfirmCharter {
-        peer: NodeId,
-        session: SessionId,
-        version: u64,
-    },
+    ConfirmCharter { peer: NodeId, session: SessionId, version: u64 },
     /// The stores may be written to: what they will hold is on record (R1).
     Apply,
     /// The claimed charter is held here: whoever asked may go on.
-    GrantClaim {
-        peer: NodeId,
-        session: SessionId,
-        version: u64,
-    },
+    GrantClaim { peer: NodeId, session: SessionId, version: u64 },
     /// The active's lineage is adopted: ready for its records (L1).
-    Ready {
-        peer: NodeId,
-        session: SessionId,
-    },
+    Ready { peer: NodeId, session: SessionId },
     /// The gap is open, and is known to be after a crash (R1).
-    GapOpen {
-        peer: NodeId,
-        session: SessionId,
-    },
+    GapOpen { peer: NodeId, session: SessionId },
     /// The way back is given up for good (contract 3): the resync may overwrite in place.
-    Invalid {
-        peer: NodeId,
-        session: SessionId,
-    },
+    Invalid { peer: NodeId, session: SessionId },
     /// The undo that was put back is not counted on any more: it may be cut off.
     Rewind,
     /// No gap is open any more: its history takes no room.
     FreeHistory,
     /// The image is whole (R3).
-    GapClosed {
-        peer: NodeId,
-        session: SessionId,
-        position: Lsn,
-    },
+    GapClosed { peer: NodeId, session: SessionId, position: Lsn },
+}
+
+/// What a slot holds.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    state: u64,
+    /// Address of the ring's tail.
+    tail: u64,
 }
 
 /// See the module.
@@ -64,11 +53,15 @@ pub enum Then {
 pub struct Super {
     /// What is on disk, or on its way there.
     content: Superblock,
-    slot: u8,
-    /// States counted: the newest asked for, the one being written, the newest durable.
+    /// Of each slot; and which is written next.
+    held: [Held; 2],
+    slot: usize,
+    /// States are counted: the newest that was asked for.
     asked: u64,
-    writing: Option<(u64, u64, Lsn)>,
-    durable: u64,
+    /// What is being written, and its checkpoint.
+    writing: Option<(Held, Lsn)>,
+    /// A write has failed: what is in its slot is not known, and the other is left alone.
+    failed: bool,
     checkpoint: Lsn,
     then: VecDeque<(u64, Then)>,
     /// The log has failed, in this process or before, and no term was opened since (C5).
@@ -76,10 +69,35 @@ pub struct Super {
 }
 
 impl Super {
+    /// Both slots hold `content`.
     pub fn new(content: Superblock, slot: u8) -> Super {
-        let checkpoint = content.checkpoint;
-        let log_errors = content.log_errors;
-        Super { content, slot, asked: 0, writing: None, durable: 0, checkpoint, then: VecDeque::new(), log_errors }
+        let (checkpoint, log_errors) = (content.checkpoint, content.log_errors);
+        Super {
+            held: [Held { state: 0, tail: content.tail.address }; 2],
+            slot: usize::from(slot),
+            asked: 0,
+            writing: None,
+            failed: false,
+            checkpoint,
+            then: VecDeque::new(),
+            log_errors,
+            content,
+        }
+    }
+
+    fn newest(&self) -> u64 {
+        self.held[0].state.max(self.held[1].state)
+    }
+
+    /// The newest state that neither slot is without.
+    fn in_both(&self) -> u64 {
+        self.held[0].state.min(self.held[1].state)
+    }
+
+    /// Something is not on disk yet, or not in both slots and to be there: what somebody waits for, and the tail (L5).
+    fn is_wanted(&self) -> bool {
+        let waits = self.asked > self.newest() || !self.then.is_empty();
+        !self.failed && (waits || self.held[0].tail != self.held[1].tail)
     }
 
     /// The checkpoint of the newest durable superblock (L5).
@@ -89,7 +107,7 @@ impl Super {
 
     /// What was asked for is on disk.
     pub fn is_settled(&self) -> bool {
-        self.writing.is_none() && self.asked == self.durable
+        self.writing.is_none() && !self.is_wanted()
     }
 
     /// Bytes of the history that the newest superblock, on disk or on its way there, counts on.
@@ -129,7 +147,7 @@ impl Node {
     }
 
     pub(super) fn poll_superblock(&mut self) {
-        if self.superblock.writing.is_some() || self.superblock.asked == self.superblock.durable {
+        if self.superblock.writing.is_some() || !self.superblock.is_wanted() {
             return;
         }
         self.snapshot();
@@ -138,9 +156,9 @@ impl Node {
             // The lineage is cut to what fits, names are bounded by the configuration: it cannot grow past its slot.
             Err(error) => unreachable!("{error}"),
         };
-        let tail = self.log.tail().address;
-        self.superblock.writing = Some((self.superblock.asked, tail, self.store.applied()));
-        let offset = superblock::SLOT_OFFSETS[usize::from(self.superblock.slot)];
+        let held = Held { state: self.superblock.asked, tail: self.log.tail().address };
+        self.superblock.writing = Some((held, self.store.applied()));
+        let offset = superblock::SLOT_OFFSETS[self.superblock.slot];
         self.io(Purpose::Super, Part::Log, IoOp::Write { offset, bufs: vec![bytes], sync: true });
     }
 
@@ -172,19 +190,21 @@ impl Node {
     }
 
     pub(super) fn superblock_written(&mut self, result: Result<IoData, IoError>) {
+        let of = &mut self.superblock;
         // One write is in flight whenever one completes.
-        let (state, tail, checkpoint) = self.superblock.writing.take().expect("a superblock was being written");
+        let (held, checkpoint) = of.writing.take().expect("a superblock was being written");
         if let Err(error) = result {
-            self.superblock.asked = self.superblock.durable;
+            of.failed = true;
             return self.storage_failed("superblock", error.errno);
         }
-        self.superblock.slot ^= 1;
-        self.superblock.durable = state;
+        of.held[of.slot] = held;
+        of.slot ^= 1;
         // A gap that was closed meanwhile may have led to a lower position of another lineage.
-        self.superblock.checkpoint = checkpoint.min(self.store.applied());
-        self.log.tail_is_durable(tail);
+        of.checkpoint = checkpoint.min(self.store.applied());
+        self.log.tail_is_durable(of.held[0].tail.min(of.held[1].tail));
+        let in_both = of.in_both();
         while let Some((at, _)) = self.superblock.then.front() {
-            if *at > state {
+            if *at > in_both {
                 break;
             }
             // Just seen.
@@ -195,7 +215,7 @@ impl Node {
 
     fn carry_out(&mut self, then: Then) {
         match then {
-            Then::Nothing => {}
+            Then::Nothing | Then::Remember => {}
             Then::Apply => self.round_is_noted(),
             Then::TermOpened => self.term_opened(),
             Then::CharterStands { version } => self.charter_stands(version),

@@ -1,7 +1,7 @@
 //! `understudy create`: makes a node's parts, and writes the superblock of a fresh replica.
 
 use super::DaemonError;
-use super::disk::{Disk, DiskError, LOG_BLOCK, PartFile, lock, lock_dir, sync_dir};
+use super::disk::{Disk, DiskError, LOG_BLOCK, PartFile, identity, lock, lock_dir, sync_dir};
 use crate::buf::BufMut;
 use crate::config::Settings;
 use crate::core::{FormatIds, recovery};
@@ -176,6 +176,7 @@ fn make_all(settings: &Settings, plans: &[Plan], leftovers: &[PathBuf]) -> Resul
     let zero = plans.iter().all(|p| p.log || !p.device);
     let mut disk = Disk::open_parts(settings)?;
     let ids = FormatIds { log_stream: super::random_u128()?, history_stream: super::random_u128()? };
+    identity::note(settings)?;
     recovery::format(&settings.node, &mut disk, ids, zero)?;
     Ok(())
 }

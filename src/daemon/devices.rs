@@ -78,6 +78,13 @@ impl Devices {
         }
     }
 
+    /// What is told stays where a test finds it.
+    #[cfg(test)]
+    pub fn watched() -> (Devices, Receiver<DeviceOrder>) {
+        let (sender, orders) = mpsc::channel();
+        (Devices(sender), orders)
+    }
+
     /// The devices of a node, and what its thread will need; [`Waiting::start`] starts it.
     pub fn new(settings: &Settings) -> (Devices, Waiting) {
         let wanted = |(volume, kind): (&crate::core::VolumeSpec, &DeviceKind)| Wanted {

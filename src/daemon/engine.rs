@@ -11,6 +11,8 @@ pub trait Engine {
     fn deadline(&self) -> Option<Time>;
     fn status(&self, now: Time) -> Value;
     fn accepts_writes(&self) -> bool;
+    /// Why this node would not step down, in words.
+    fn may_step_down(&self) -> Result<(), String>;
 }
 
 impl Engine for Node {
@@ -36,5 +38,9 @@ impl Engine for Node {
 
     fn accepts_writes(&self) -> bool {
         Node::accepts_writes(self)
+    }
+
+    fn may_step_down(&self) -> Result<(), String> {
+        Node::may_step_down(self).map_err(|refusal| refusal.to_string())
     }
 }

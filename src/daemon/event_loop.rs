@@ -226,6 +226,8 @@ impl<E: Engine> Loop<E> {
                     self.handoffs.serve(tenure);
                 }
             }
+            // A file cannot name voters yet.
+            Action::AskVoter { voter, .. } => unreachable!("nothing says where the voter {voter} is"),
             Action::StopServing => {
                 self.devices.tell(DeviceOrder::StopServing);
                 self.handoffs.stop_serving();
@@ -253,6 +255,9 @@ impl<E: Engine> Loop<E> {
             Request::Status { reply } => {
                 let _ = reply.send(self.status());
             }
+            Request::MayStepDown { reply } => {
+                let _ = reply.send(self.engine.may_step_down());
+            }
             Request::Subscribe { reply } => {
                 let _ = reply.send(self.hub.journal.subscribe());
             }
@@ -278,7 +283,8 @@ impl<E: Engine> Loop<E> {
                 }
             }
             // What is not over: it serves, or may serve again once it has heard from the others.
-            let active = fields.get("active").is_some_and(|a| Some(a) == fields.get("node"));
+            let outvoted = fields.get("outvoted").is_some_and(|o| *o == true);
+            let active = !outvoted && fields.get("active").is_some_and(|a| Some(a) == fields.get("node"));
             let tenure = self.tenure.id().filter(|_| active).map(|t| format!("{:032x}", t.0));
             fields.insert("tenure".into(), tenure.into());
             for (name, why) in self.peers.failures() {

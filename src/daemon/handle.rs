@@ -23,6 +23,10 @@ pub enum Request {
     Status {
         reply: Sender<Value>,
     },
+    /// Whether this node would begin to step down.
+    MayStepDown {
+        reply: Sender<Result<(), String>>,
+    },
     /// Events from now on.
     Subscribe {
         reply: Sender<Receiver<String>>,
@@ -85,13 +89,16 @@ impl LoopHandle {
 }
 
 impl LoopHandle {
-    /// A service is not stopped for a command that would be refused anyway.
+    /// A service is not stopped for a command that would be refused anyway, nor is a device failed for it.
     fn may_step_down(&self, command: &Command) -> Result<(), String> {
+        let (reply, answer) = mpsc::channel();
+        self.send(Request::MayStepDown { reply });
+        answer.recv().unwrap_or_else(|_| Err(ENDING.into()))?;
         let Command::Switchover { to } = command else { return Ok(()) };
-        let status = self.status();
-        if status["role"] != "active" {
+        if !self.handoffs.is_there() {
             return Ok(());
         }
+        let status = self.status();
         let peers = status["peers"].as_array().into_iter().flatten();
         match peers.into_iter().find(|p| p["name"] == to.as_str()) {
             Some(peer) if peer["state"] == "in_sync" => Ok(()),
@@ -129,9 +136,7 @@ impl Backend for LoopHandle {
             _ => None,
         };
         let Some(force) = steps_down else { return self.carry_out(command) };
-        if self.handoffs.is_there() {
-            self.may_step_down(&command)?;
-        }
+        self.may_step_down(&command)?;
         // What is above a device, or whoever else uses it, keeps this node active, unless it is forced.
         let down = self.handoffs.step_down(force).and_then(|()| self.devices.take_down(force));
         let result = down.and_then(|()| self.carry_out(command));
@@ -178,5 +183,50 @@ impl Backend for LoopHandle {
 
     fn stop(&self) {
         self.send(Request::Stop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A loop that refuses, and says what else it was asked.
+    fn refusing(requests: Requests) -> Vec<&'static str> {
+        let mut asked = Vec::new();
+        while let Ok(request) = requests.queue.recv() {
+            match request {
+                Request::MayStepDown { reply } => reply.send(Err("it is busy".into())).unwrap(),
+                Request::Command { reply, .. } => {
+                    asked.push("a command");
+                    reply.send(Err("it is busy".into())).unwrap();
+                }
+                _ => return asked,
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn no_device_is_failed_for_a_demotion_that_is_refused() {
+        let (devices, orders) = Devices::watched();
+        let (handle, requests) = channel(devices, Handoffs::default()).unwrap();
+        let keeper = std::thread::spawn(move || {
+            let mut taken_down = 0;
+            for order in orders {
+                if let DeviceOrder::TakeDown { reply, .. } = order {
+                    taken_down += 1;
+                    reply.send(Ok(())).unwrap();
+                }
+            }
+            taken_down
+        });
+        let operator = std::thread::spawn(move || {
+            let refusals = [false, true].map(|force| handle.command(Command::Demote { force }).unwrap_err());
+            handle.stop();
+            refusals
+        });
+        assert!(refusing(requests).is_empty());
+        assert_eq!(operator.join().unwrap(), ["it is busy", "it is busy"]);
+        assert_eq!(keeper.join().unwrap(), 0);
     }
 }

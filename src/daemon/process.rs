@@ -41,11 +41,12 @@ fn is_ignored(signal: i32) -> bool {
 }
 
 /// Does not wait for devices that this process serves itself, where that is permitted; otherwise it must do without. Where there are to be
-/// devices, what it uses of its memory stays in memory, too: it may be needed to write out what else there is.
+/// devices, what it uses of its memory stays in memory, too: it may be needed to write out what else there is. And others are killed first where there is none.
 pub fn serve_devices(devices: &[DeviceKind]) {
     let _ = understudy_kernel::memory::flush_io();
     if devices.iter().any(|kind| *kind != DeviceKind::None) {
         let _ = understudy_kernel::memory::lock_what_is_used();
+        let _ = understudy_kernel::memory::spare_us();
     }
 }
 

@@ -17,8 +17,10 @@ pub fn memory_dir() -> Option<TempDir> {
 
 /// A pair of nodes with two small volumes; everything of `me` lies in `dir`.
 pub fn settings(dir: &Path, me: &str) -> Settings {
-    let nodes: Vec<NodeSpec> =
-        ["alpha", "beta"].iter().map(|n| NodeSpec { name: n.to_string(), mode: Mode::Sync, bandwidth: None }).collect();
+    let nodes: Vec<NodeSpec> = ["alpha", "beta"]
+        .iter()
+        .map(|n| NodeSpec { name: n.to_string(), mode: Mode::Sync, bandwidth: None, takeover: Takeover::Automatic })
+        .collect();
     let me_id = NodeId(nodes.iter().position(|n| n.name == me).unwrap() as u8);
     let other = NodeId(1 - me_id.0);
     let volume = |name: &str, size| VolumeSpec { name: name.into(), size };
@@ -31,6 +33,7 @@ pub fn settings(dir: &Path, me: &str) -> Settings {
             volumes: vec![volume("disk0", 3 << 20), volume("disk1", 1 << 20)],
             block: 4096,
             log_size: 4 << 20,
+            keeper: Keeper::Alone,
             stall_ms: 2000,
             on_stall: OnStall::Degrade,
             durable_write: false,

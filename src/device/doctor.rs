@@ -2,6 +2,7 @@
 
 use super::kind;
 use crate::config::{DeviceKind, Settings};
+use crate::daemon::ring::{Ring, RingError};
 use serde::Serialize;
 use std::path::Path;
 use understudy_kernel::probe::{self, Offer};
@@ -77,20 +78,25 @@ pub fn examine(settings: Option<&Settings>) -> Report {
 
 fn io_uring() -> Finding {
     const NEEDED: &str = "the daemon does all its I/O with it, and does not run without";
-    match probe::io_uring() {
-        Ok(()) => good("io_uring", "usable"),
-        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => not(
-            Verdict::Bad,
-            "io_uring",
-            "this kernel has none",
-            NEEDED,
-            "use Linux 5.11 or newer, built with CONFIG_IO_URING",
-        ),
-        Err(e) if e.raw_os_error() == Some(libc::ENOMEM) => {
+    // Just as the daemon does it: with fewer entries it might be allowed where the daemon's is not.
+    let e = match Ring::<()>::new() {
+        Ok(_) => return good("io_uring", "usable"),
+        Err(RingError::Lacks(what)) => {
+            let found = format!("this kernel's lacks {what}");
+            return not(Verdict::Bad, "io_uring", found, NEEDED, "use Linux 5.11 or newer");
+        }
+        Err(RingError::Unavailable(e) | RingError::Setup(e)) => e,
+    };
+    match e.raw_os_error() {
+        Some(libc::ENOSYS) => {
+            let remedy = "use Linux 5.11 or newer, built with CONFIG_IO_URING";
+            not(Verdict::Bad, "io_uring", "this kernel has none", NEEDED, remedy)
+        }
+        Some(libc::ENOMEM) => {
             let found = format!("refused ({e}): the limit of locked memory is used up");
             not(Verdict::Bad, "io_uring", found, NEEDED, "LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited")
         }
-        Err(e) => {
+        _ => {
             let remedy = "sysctl -w kernel.io_uring_disabled=0; in a container allow io_uring_setup, io_uring_enter and io_uring_register in its seccomp profile";
             not(Verdict::Bad, "io_uring", format!("refused ({e})"), NEEDED, remedy)
         }
@@ -140,7 +146,12 @@ fn ublk() -> Finding {
         let found = "the driver is there, io_uring's commands are not";
         return not(Verdict::Lacking, "ublk", found, MATTERS, "Linux 6.1 or newer");
     }
-    driver("ublk", Ublk::offer(), "there", MATTERS, "ublk_drv", "CONFIG_BLK_DEV_UBLK (Linux 6.1 or newer)")
+    let there = match Ublk::features() {
+        Some(f) if !f.outlives => "there, but its devices fail when the process dies that serves them",
+        Some(f) if f.zero_copy => "there; its zero copy is not used, since a write outlives its request",
+        Some(_) | None => "there",
+    };
+    driver("ublk", Ublk::offer(), there, MATTERS, "ublk_drv", "CONFIG_BLK_DEV_UBLK (Linux 6.1 or newer)")
 }
 
 fn nbd() -> Finding {

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use understudy_kernel::front::{Front, Op};
+use understudy_kernel::room;
 
 const REQUEST_MAGIC: u32 = 0x2560_9513;
 const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
@@ -98,6 +99,7 @@ impl Wire {
     /// Where the system refuses to make it non-blocking.
     pub fn new(stream: UnixStream) -> io::Result<Wire> {
         stream.set_nonblocking(true)?;
+        room::give(&stream);
         let staging = vec![0; STAGING].into_boxed_slice();
         Ok(Wire { stream, queue: VecDeque::new(), staging, begin: 0, end: 0, reading: Reading::Head })
     }

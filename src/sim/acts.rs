@@ -49,6 +49,7 @@ impl<B: Brain> World<B> {
                 self.check_difference(&notice)
             }
             Action::Serve { term, continues } => self.serve(node, term, continues),
+            Action::AskVoter { .. } => Err(broken("5 one active", format!("{node:?} asks a voter, and there is none"))),
             Action::StopServing => {
                 self.counts.one("stops of serving");
                 if let Some(client) = &mut self.slot(node).client {

@@ -33,6 +33,8 @@ pub trait Brain: Sized {
     fn is_damaged(&self) -> bool;
     /// A failure of its storage has put it out of action until it is restarted.
     fn is_faulted(&self) -> bool;
+    /// Another was promoted since it was, and it does not step down by itself.
+    fn is_outvoted(&self) -> bool;
 }
 
 impl Brain for Node {
@@ -85,5 +87,9 @@ impl Brain for Node {
 
     fn is_faulted(&self) -> bool {
         self.status(Time(0)).fault.is_some()
+    }
+
+    fn is_outvoted(&self) -> bool {
+        Node::is_outvoted(self) && self.stage() == crate::core::node::Stage::Active
     }
 }

@@ -182,6 +182,11 @@ impl<B: Brain> World<B> {
             true => slot.disk.power_cut(&mut self.rng),
             false => slot.disk.process_crash(&mut self.rng),
         }
+        // What it has said is in the other slot too.
+        let rots = self.storm && self.plan.troubles.iter().any(|(t, _)| *t == Trouble::Rot);
+        if rots && self.rng.per_mille(200) && rot::rot_newest_slot(&mut slot.disk, &mut self.rng) {
+            self.counts.one("newest superblocks gone bad");
+        }
         slot.brain = None;
         slot.life += 1;
         slot.incarnation = 0;
@@ -301,6 +306,8 @@ impl<B: Brain> World<B> {
         if rng.per_mille(150) {
             rot::rot_log(&mut disk, &mut rng);
             rotten = true;
+        } else if rng.per_mille(100) {
+            rot::rot_newest_slot(&mut disk, &mut rng);
         }
         disk.mood = self.plan.disk.clone();
         let config = self.plan.config(node, rng.next_u128(), rng.next_u128());

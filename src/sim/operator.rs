@@ -130,6 +130,14 @@ impl<B: Brain> World<B> {
         {
             return self.order(given_up, Command::Demote { force: true });
         }
+        let over = |n: &NodeId| {
+            let slot = &self.slots[n.0 as usize];
+            let stands = slot.brain.as_ref().is_some_and(|b| b.is_outvoted() && !b.is_faulted());
+            slot.runs() && stands
+        };
+        if let Some(over) = self.nodes().find(over) {
+            return self.order(over, Command::Demote { force: true });
+        }
         if self.slots.iter().any(|s| s.serves()) {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use super::rng::Rng;
 use super::shrink::Less;
 use super::truth::Geometry;
 use crate::core::config::TABLES;
-use crate::core::{Incarnation, Mode, NodeConfig, NodeId, NodeSpec, OnStall, VolumeSpec};
+use crate::core::{Incarnation, Keeper, Mode, NodeConfig, NodeId, NodeSpec, OnStall, Takeover, VolumeSpec};
 
 /// Kinds of faults and commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -206,7 +206,12 @@ impl Plan {
 
     /// The configuration of one process of a node.
     pub fn config(&self, me: NodeId, incarnation: u128, boot: u128) -> NodeConfig {
-        let spec = |(i, mode): (usize, &Mode)| NodeSpec { name: name(i), mode: *mode, bandwidth: None };
+        let spec = |(i, mode): (usize, &Mode)| NodeSpec {
+            name: name(i),
+            mode: *mode,
+            bandwidth: None,
+            takeover: Takeover::of(*mode),
+        };
         let volume =
             |(i, blocks): (usize, &u64)| VolumeSpec { name: format!("disk{i}"), size: blocks * self.geometry.block };
         NodeConfig {
@@ -216,6 +221,7 @@ impl Plan {
             volumes: self.geometry.volumes.iter().enumerate().map(volume).collect(),
             block: self.geometry.block as u32,
             log_size: self.log_sizes[me.0 as usize],
+            keeper: Keeper::Alone,
             stall_ms: self.stall_ms,
             on_stall: self.on_stall,
             durable_write: self.durable_write,

@@ -6,7 +6,7 @@ use std::fmt;
 
 /// What some seeds of any thousand come to, beside each kind of trouble. One that stays at zero means that the simulator
 /// never got there, and proves nothing about it.
-const EXPECTED: [&str; 53] = [
+const EXPECTED: [&str; 54] = [
     "I/O errors",
     "actives that met a higher generation",
     "damaged frames refused",
@@ -16,6 +16,7 @@ const EXPECTED: [&str; 53] = [
     "images looked at",
     "images given up, by name",
     "images refused",
+    "newest superblocks gone bad",
     "notice Demoted",
     "notice Dropped",
     "notice HandshakeRefused",

@@ -1,4 +1,4 @@
-//! Media that rot: a node's log and lists, and the ring of an active that goes on running.
+//! Media that rot: a node's log and lists, its newest superblock, and the ring of an active that goes on running.
 
 use super::brain::Brain;
 use super::disk::SimDisk;
@@ -7,7 +7,7 @@ use super::world::World;
 use crate::buf::Payload;
 use crate::core::{NodeId, Part};
 use crate::format::batch;
-use crate::format::superblock::RING_START;
+use crate::format::superblock::{RING_START, SLOT_BYTES, SLOT_OFFSETS, decode};
 
 const PAGE: u64 = 4096;
 /// Of the pages of a ring, one in so many goes bad.
@@ -87,6 +87,15 @@ pub fn rot_log(disk: &mut SimDisk, rng: &mut Rng) {
         }
     };
     disk.turn_over(Part::Log, offset, 1 << rng.below(8));
+}
+
+/// A bit of the newest superblock goes bad, where the other slot is whole: with neither no node starts. Whether it was done.
+pub fn rot_newest_slot(disk: &mut SimDisk, rng: &mut Rng) -> bool {
+    let slots = SLOT_OFFSETS.map(|at| decode(&disk.peek(Part::Log, at, SLOT_BYTES as u64)));
+    let [Ok(first), Ok(second)] = slots else { return false };
+    let newest = SLOT_OFFSETS[usize::from(second.sequence > first.sequence)];
+    disk.turn_over(Part::Log, newest + rng.below(PAGE), 1 << rng.below(8));
+    true
 }
 
 /// Makes pages well that were not written since they went bad.

@@ -221,6 +221,10 @@ mod tests {
         fn is_faulted(&self) -> bool {
             Brain::is_faulted(&self.0)
         }
+
+        fn is_outvoted(&self) -> bool {
+            Brain::is_outvoted(&self.0)
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The mirror of [`PeerMsg`] that is encoded: records stand in it without their payloads.
 
 use crate::core::hello::{Charter, Hello, Share};
+use crate::core::register::Entry;
 use crate::core::{Ack, Extent, Kind, Lsn, PeerMsg, Record, TermId, VolumeId, Watermarks};
 use bincode::{Decode, Encode};
 
@@ -96,6 +97,7 @@ pub(super) enum Head {
         piece: Vec<u8>,
     },
     LacksTaken,
+    Entry(Box<Entry>),
 }
 
 impl Head {
@@ -139,6 +141,7 @@ impl Head {
             PeerMsg::Fetch { after, term } => Head::Fetch { after, term },
             PeerMsg::Bye { why } => Head::Bye { why },
             PeerMsg::Share(share) => Head::Share(share),
+            PeerMsg::Entry(entry) => Head::Entry(entry),
         }
     }
 
@@ -167,6 +170,7 @@ impl Head {
             Head::Fetch { after, term } => PeerMsg::Fetch { after, term },
             Head::Bye { why } => PeerMsg::Bye { why },
             Head::Share(share) => PeerMsg::Share(share),
+            Head::Entry(entry) => PeerMsg::Entry(entry),
         }
     }
 
@@ -196,6 +200,7 @@ impl Head {
             Head::Heartbeat { watermarks: w } => vec![w.committed, w.accepted, w.flush_to],
             Head::Ack(ack) => vec![ack.received, ack.durable, ack.applied, ack.streamed],
             Head::Charter(c) | Head::Claim(c) => c.released.into_iter().collect(),
+            Head::Entry(entry) => entry.charter.released.into_iter().collect(),
             Head::ResyncEnd { base, until } => vec![*base, *until],
             Head::ResyncDone { position } => vec![*position],
             _ => Vec::new(),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::buf::Payload;
 use crate::core::hello::{Charter, Gap, Hello, Member, Share};
+use crate::core::register::{Entry, Voter, VoterId};
 use crate::core::*;
 use proptest::prelude::*;
 
@@ -103,6 +104,12 @@ fn one_of_each() -> Vec<PeerMsg> {
         PeerMsg::Fetch { after: Lsn(9), term: TermId(3) },
         PeerMsg::Bye { why: "over and out".into() },
         PeerMsg::Share(Share { records: 3, bytes: None, send: 1 << 40, at_most: true, again: 4096 }),
+        PeerMsg::Entry(Box::new(Entry {
+            charter: hello().charter,
+            voters: vec![Voter { name: "w1".into(), id: VoterId(1 << 100) }],
+            former: vec![Voter { name: "w0".into(), id: VoterId(7) }],
+            maintenance: true,
+        })),
     ]
 }
 

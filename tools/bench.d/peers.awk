@@ -82,6 +82,11 @@ END {
     for (c = 1; c <= count; c++) medians(case_of[c], case_of[c])
     for (c = 1; c <= count; c++) medians(case_of[c] "-delayed", case_of[c] ", slow link")
 
+    list = ""
+    for (i = 1; i <= devices; i++)
+        if (samples(device[i], "takeover") != "") list = list sprintf("%s%s %.0f", list == "" ? "" : ", ", device[i], median(samples(device[i], "takeover")))
+    if (list != "") printf "\nTakeover, from promote to the end of the first write, in ms: %s\n", list
+
     printf "\nRatios, medians over the rounds of one to the other in the same round\n\n"
     cells[1] = "ratio"
     for (c = 1; c <= count; c++) cells[c + 1] = case_of[c]

@@ -6,6 +6,7 @@
 
 mod proto;
 
+use crate::buffers::{self, Buffer};
 use crate::front::{Front, Op, Request, Shape};
 use proto::{Header, IN_HEADER, Out, WRITE_IN, init, opcode, open, out_header, u32_at, u64_at};
 use std::ffi::CStr;
@@ -31,7 +32,7 @@ const VALID_S: u64 = 1 << 30;
 /// A request that waits for its answer.
 struct Slot {
     unique: u64,
-    buffer: Box<[u8]>,
+    buffer: Buffer,
     op: Op,
 }
 
@@ -57,10 +58,9 @@ impl Fuse {
     /// Where the kernel has no FUSE, or not for this user.
     pub fn new(shape: Shape, name: &str) -> io::Result<Fuse> {
         let dev = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/fuse")?;
-        // Written to once, so that it is there: nothing is allocated later, when memory may be short.
-        let slot = |_| Slot { unique: 0, buffer: vec![0xff; BEFORE_DATA + MAX_IO].into_boxed_slice(), op: Op::Flush };
-        let name = name.to_string();
-        Ok(Fuse { dev, shape, name, slots: (0..DEPTH).map(slot).collect(), free: (0..DEPTH).rev().collect() })
+        let buffers = buffers::take(usize::from(DEPTH), BEFORE_DATA + MAX_IO)?.into_iter();
+        let slots = buffers.map(|buffer| Slot { unique: 0, buffer, op: Op::Flush }).collect();
+        Ok(Fuse { dev, shape, name: name.to_string(), slots, free: (0..DEPTH).rev().collect() })
     }
 
     /// Makes the file system. It answers from when this process serves it.

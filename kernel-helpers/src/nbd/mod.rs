@@ -6,7 +6,9 @@
 
 mod netlink;
 
+use crate::buffers::{self, Buffer};
 use crate::front::{Front, Op, Request, Shape};
+use crate::room;
 use netlink::Family;
 use std::collections::VecDeque;
 use std::fs;
@@ -48,6 +50,7 @@ impl Nbd {
     /// What the kernel answers.
     pub fn connect(shape: Shape, connections: usize, mark: &str) -> io::Result<(Nbd, Vec<Connection>)> {
         let pairs = (0..connections).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>()?;
+        pairs.iter().for_each(|(kernel, ours)| [kernel, ours].into_iter().for_each(room::give));
         let sockets: Vec<BorrowedFd<'_>> = pairs.iter().map(|(kernel, _)| kernel.as_fd()).collect();
         let writing = if shape.read_only { READ_ONLY } else { SEND_TRIM | SEND_WRITE_ZEROES };
         let flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA | CAN_MULTI_CONN | writing;
@@ -121,7 +124,7 @@ pub struct Connection {
 struct Slot {
     cookie: [u8; 8],
     op: Op,
-    buffer: Box<[u8]>,
+    buffer: Buffer,
 }
 
 fn field<const N: usize>(head: &[u8; HEAD], at: usize) -> [u8; N] {
@@ -137,12 +140,11 @@ fn broken() -> io::Error {
 impl Connection {
     fn new(stream: UnixStream, shape: Shape) -> io::Result<Connection> {
         stream.set_nonblocking(true)?;
-        // Written to once, so that it is there: nothing is allocated later, when memory may be short.
-        let slot = |_| Slot { cookie: [0; 8], op: Op::Flush, buffer: vec![0xff; MAX_IO].into_boxed_slice() };
+        let buffers = buffers::take(usize::from(DEPTH), MAX_IO)?.into_iter();
         Ok(Connection {
             stream,
             shape,
-            slots: (0..DEPTH).map(slot).collect(),
+            slots: buffers.map(|buffer| Slot { cookie: [0; 8], op: Op::Flush, buffer }).collect(),
             free: (0..DEPTH).rev().collect(),
             head: [0; HEAD],
             filled: 0,

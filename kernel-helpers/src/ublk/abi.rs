@@ -44,7 +44,8 @@ const fn encode(number: u32, writes: bool, size: usize) -> u32 {
     direction | (size as u32) << 16 | (b'u' as u32) << 8 | number
 }
 
-/// Flags of a device.
+/// Flags of a device, and of what the driver can do.
+pub const F_SUPPORT_ZERO_COPY: u64 = 1 << 0;
 pub const F_USER_RECOVERY: u64 = 1 << 3;
 pub const F_USER_RECOVERY_REISSUE: u64 = 1 << 4;
 pub const F_CMD_IOCTL_ENCODE: u64 = 1 << 6;

@@ -42,8 +42,29 @@ pub struct Ublk {
     outlives: bool,
     /// Whether commands are encoded as ioctls are.
     encoded: bool,
+    /// The driver's features, where it says them.
+    known: Option<u64>,
     control: Arc<File>,
 }
+
+/// What a driver can do, of what differs between kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Devices wait for another process when the one that serves them dies.
+    pub outlives: bool,
+    /// A request's data can be read and written where it lies (Linux 6.15).
+    pub zero_copy: bool,
+}
+
+impl Features {
+    fn of(bits: u64) -> Features {
+        let has = |flags: u64| bits & flags == flags;
+        Features { outlives: has(OUTLIVES), zero_copy: has(abi::F_SUPPORT_ZERO_COPY) }
+    }
+}
+
+/// Without the second flag requests that were under way when the process died would fail.
+const OUTLIVES: u64 = abi::F_USER_RECOVERY | abi::F_USER_RECOVERY_REISSUE;
 
 impl Ublk {
     /// Makes a device that nobody sees yet. `mark` is kept by the kernel, for [`Ublk::marked`].
@@ -52,7 +73,7 @@ impl Ublk {
     /// What the kernel answers.
     pub fn add(shape: Shape, queues: u16, mark: u64) -> io::Result<Ublk> {
         let mut ublk = Ublk::control()?;
-        let mut flags = abi::F_USER_RECOVERY | abi::F_USER_RECOVERY_REISSUE;
+        let mut flags = OUTLIVES;
         flags |= if ublk.encoded { abi::F_CMD_IOCTL_ENCODE } else { 0 };
         let mut info = DeviceInfo {
             queues,
@@ -88,10 +109,9 @@ impl Ublk {
     }
 
     fn take(&mut self, info: &DeviceInfo) {
-        const OUTLIVES: u64 = abi::F_USER_RECOVERY | abi::F_USER_RECOVERY_REISSUE;
         self.queues = info.queues;
         (self.lives, self.recovers) = (info.state == abi::S_DEV_LIVE, info.state == abi::S_DEV_QUIESCED);
-        self.outlives = info.flags & OUTLIVES == OUTLIVES;
+        self.outlives = Features::of(info.flags).outlives;
     }
 
     /// Whether its server, which is known to be dead, has left it to another. The kernel may take a moment to notice.
@@ -124,6 +144,11 @@ impl Ublk {
         }
     }
 
+    /// What the driver says it can do; none where it cannot be asked, before Linux 6.5.
+    pub fn features() -> Option<Features> {
+        Ublk::control().ok()?.known.map(Features::of)
+    }
+
     fn control() -> io::Result<Ublk> {
         let control = Arc::new(OpenOptions::new().read(true).write(true).open(CONTROL)?);
         let mut ublk = Ublk {
@@ -133,11 +158,13 @@ impl Ublk {
             recovers: false,
             outlives: false,
             encoded: true,
+            known: None,
             control,
         };
         // Kernels that do not know this one know the plain numbers.
         let mut features = 0u64;
         ublk.encoded = ublk.command(Command::GET_FEATURES, &mut features, 0).is_ok();
+        ublk.known = ublk.encoded.then_some(features);
         Ok(ublk)
     }
 

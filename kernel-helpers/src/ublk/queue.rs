@@ -4,6 +4,7 @@
 
 use super::abi::{self, IoCommand, IoDescription};
 use super::{MAX_IO, Shared};
+use crate::buffers::{self, Buffer};
 use crate::front::{Front, Op, Request, Shape};
 use io_uring::{IoUring, opcode, types};
 use std::collections::VecDeque;
@@ -53,14 +54,12 @@ impl Drop for Descriptions {
 /// What a queue needs of its process.
 pub(super) struct Room {
     ring: IoUring,
-    buffers: Vec<Box<[u8]>>,
+    buffers: Vec<Buffer>,
 }
 
 impl Room {
     pub(super) fn new(depth: u16) -> io::Result<Room> {
-        // Written to once, so that it is there: nothing is allocated later, when memory may be short.
-        let buffer = |_| vec![0xff; MAX_IO].into_boxed_slice();
-        Ok(Room { ring: IoUring::new(u32::from(depth) * 2)?, buffers: (0..depth).map(buffer).collect() })
+        Ok(Room { ring: IoUring::new(u32::from(depth) * 2)?, buffers: buffers::take(usize::from(depth), MAX_IO)? })
     }
 }
 
@@ -68,7 +67,7 @@ impl Room {
 pub struct Queue {
     // Dropped in this order: the ring ends the commands that use all the rest.
     ring: IoUring,
-    buffers: Vec<Box<[u8]>>,
+    buffers: Vec<Buffer>,
     descriptions: Descriptions,
     file: Shared,
     number: u16,

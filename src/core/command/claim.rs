@@ -9,9 +9,12 @@ impl Node {
         if forced || charter.generation == (0, 0) {
             let names: Vec<&str> = off.iter().map(|n| self.cfg.name(*n)).collect();
             // The members are those of the charter's promotion. If it is not the one that this node's own records end in, they say
-            // nothing of these: a node that could not rejoin is forced beside a newer active's followers.
+            // nothing of these: a node that could not rejoin is forced beside a newer active's followers. Nor does one that the file knows no
+            // more: nobody would wait for it, and it would count as a second copy.
             let of_mine = self.lineage.last().is_some_and(|t| t.number == charter.term);
-            charter.in_sync.retain(|m| of_mine && !names.contains(&m.node.as_str()));
+            charter
+                .in_sync
+                .retain(|m| of_mine && !names.contains(&m.node.as_str()) && self.cfg.find(&m.node).is_some());
             // A first promotion founds generation 1; by force it is a higher one, above all that this node has heard of.
             let heard = self.peers.iter().filter_map(|p| p.hello.as_ref()).map(|h| h.charter.generation.0).max();
             let highest = charter.generation.0.max(heard.unwrap_or(0));
@@ -98,7 +101,7 @@ impl Node {
         self.lineage = before.lineage;
         self.pledge = before.pledge;
         self.lost = before.lost;
-        self.persist(Then::Nothing);
+        self.persist(Then::Remember);
     }
 
     pub(in crate::core) fn claim_answered(&mut self, node: NodeId, of: u64, granted: bool) {

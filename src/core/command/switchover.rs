@@ -3,9 +3,14 @@
 use super::*;
 
 impl Node {
-    pub(super) fn begin_demote(&mut self, id: CommandId, to: Option<NodeId>, forced: bool) -> Result<(), Refusal> {
+    /// Whether this node would begin to step down now: nothing above its devices is touched for a command that would be refused.
+    pub fn may_step_down(&self) -> Result<(), Refusal> {
         self.check_free()?;
-        self.check_active()?;
+        self.check_active()
+    }
+
+    pub(super) fn begin_demote(&mut self, id: CommandId, to: Option<NodeId>, forced: bool) -> Result<(), Refusal> {
+        self.may_step_down()?;
         self.set_stage(Stage::Demoting);
         self.act(Action::StopServing);
         let end = self.log.end();
@@ -22,8 +27,7 @@ impl Node {
 
     pub(super) fn begin_switchover(&mut self, id: CommandId, to: &str) -> Result<(), Refusal> {
         let node = self.node_called(to)?;
-        self.check_free()?;
-        self.check_active()?;
+        self.may_step_down()?;
         if node == self.cfg.me {
             return Err(Refusal::AlreadyActive { node: to.to_string() });
         }
@@ -69,7 +73,7 @@ impl Node {
         let Some(Operation { kind: Kind::Demote { to, .. }, .. }) = self.operation else { return };
         self.change = None;
         self.charter = later.clone();
-        self.persist(Then::Nothing);
+        self.persist(Then::Remember);
         self.released(to);
     }
 
@@ -80,8 +84,8 @@ impl Node {
     pub(super) fn serve_on(&mut self, what: &str) {
         let id = self.operation.take().and_then(|o| o.id);
         self.set_stage(Stage::Active);
-        // Sessions of clients were ended; new ones may come.
-        if let Some(term) = self.lineage.last() {
+        // Sessions of clients were ended; new ones may come, where nobody else was promoted meanwhile.
+        if let Some(term) = self.lineage.last().filter(|_| !self.is_outvoted) {
             let term = term.id;
             self.act(Action::Serve { term, continues: Some(term) });
         }

@@ -23,7 +23,7 @@ impl Acceptor {
     #[must_use]
     pub fn asked(&mut self, question: &Question, fresh: VoterId) -> Answer {
         let said = self.say(question, fresh);
-        Answer { from: question.to, ballot: question.ballot, said }
+        Answer { from: self.vote.id, ballot: question.ballot, said }
     }
 
     fn say(&mut self, question: &Question, fresh: VoterId) -> Said {

@@ -27,7 +27,7 @@ fn accept(number: u64, version: u64) -> Question {
 
 fn say(voter: &mut Acceptor, question: &Question) -> Said {
     let answer = voter.asked(question, FRESH);
-    assert_eq!((answer.from, answer.ballot), (question.to, question.ballot));
+    assert_eq!((answer.from, answer.ballot), (voter.vote().id, question.ballot));
     answer.said
 }
 

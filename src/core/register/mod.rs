@@ -36,6 +36,8 @@ pub struct Entry {
     pub voters: Vec<Voter>,
     /// The voters of the version that this one replaces, where they were others: their majority is needed as well.
     pub former: Vec<Voter>,
+    /// An operator is at work: nobody takes over by itself.
+    pub maintenance: bool,
 }
 
 impl Entry {
@@ -83,6 +85,7 @@ pub struct Question {
 /// A voter's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Answer {
+    /// The id that the voter has.
     pub from: VoterId,
     /// The question's.
     pub ballot: Ballot,
@@ -100,7 +103,8 @@ pub enum Said {
     Left {
         generation: u64,
     },
-    /// Whom the question names is not there any more: its file was lost, or it has given its id up.
+    /// Whom the question names is not there any more: its file was lost, or it has given its id up. `Answer::from` is who is there
+    /// instead, and whoever knows nobody there asks with the default id to hear it.
     Stranger,
 }
 

@@ -115,7 +115,7 @@ fn root(by: usize) -> Entry {
         in_sync: vec![member(0), member(1)],
         ..Charter::default()
     };
-    Entry { charter, voters: first_ids(), former: Vec::new() }
+    Entry { charter, voters: first_ids(), former: Vec::new(), maintenance: false }
 }
 
 impl World {

@@ -74,7 +74,7 @@ impl Voters {
 
 fn first(names: &[&str]) -> Entry {
     let charter = Charter { generation: (1, 5), version: 1, term: 1, ..Charter::default() };
-    Entry { charter, voters: voters(names), former: Vec::new() }
+    Entry { charter, voters: voters(names), former: Vec::new(), maintenance: false }
 }
 
 fn next(entry: &Entry, active: &str) -> Entry {

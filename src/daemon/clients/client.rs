@@ -25,6 +25,9 @@ const WRITES: usize = 32;
 /// Bytes of writes received at once beside the one that is awaited.
 const GUESS_BYTES: usize = 256 << 10;
 
+/// Requests in a row without a payload, after which no write is expected next. A few come between writes, as flushes do.
+const DRY: u32 = 4;
+
 /// How far a connection has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
@@ -68,8 +71,10 @@ pub struct Client {
     ahead: u64,
     /// Writes that the last receive had room for and brought, about: the next one is planned for a few more.
     brought: usize,
-    /// Length of the last write: the next one will most likely be as long. 0 after anything else.
+    /// Length of the last write: the next one will most likely be as long. 0 where none is expected.
     last_write: usize,
+    /// Requests without a payload since then.
+    dry: u32,
 }
 
 impl Client {
@@ -94,6 +99,7 @@ impl Client {
             pace: None,
             ahead: 0,
             last_write: 0,
+            dry: 0,
             brought: 0,
         };
         for output in outputs {
@@ -166,12 +172,15 @@ impl Client {
                 }
                 self.session.head(&self.head, outputs);
                 if matches!(self.session.want(), Want::Head(_)) {
-                    self.last_write = 0;
+                    self.dry = self.dry.saturating_add(1);
+                    if self.dry >= DRY {
+                        self.last_write = 0;
+                    }
                 }
             }
             Want::Payload(n) => match self.inbox.payload(n) {
                 Some(payload) => {
-                    self.last_write = n;
+                    (self.last_write, self.dry) = (n, 0);
                     self.session.payload(payload, outputs);
                 }
                 None => return false,

@@ -13,7 +13,7 @@ mod tests;
 
 use super::hub::{ClientTag, ConnId, Hub};
 use super::journal::Happening;
-use super::net::{ListenError, close_abruptly, end_receiving, keepalive, nodelay, origin};
+use super::net::{ListenError, close_abruptly, end_receiving, give_room, keepalive, nodelay, origin};
 use super::ring::Op;
 use crate::config::Settings;
 use crate::core::{ClientError, ClientOp, Event, Reply, ReqId, TermId, Time};
@@ -163,6 +163,7 @@ impl Clients {
         self.last_conn += 1;
         let id = ConnId(self.last_conn);
         keepalive(&socket);
+        give_room(&socket);
         let socket = Rc::new(nodelay(socket));
         let client = Client::new(socket, self.exports.clone(), from, hub.now.plus_ms(HAGGLE_MS));
         self.conns.insert(id, client);

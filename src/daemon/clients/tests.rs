@@ -306,6 +306,23 @@ fn receives_beyond_what_is_awaited_share_a_limited_number_of_bytes() {
 }
 
 #[test]
+fn a_write_is_expected_behind_a_flush_and_not_behind_many_reads() {
+    const FLUSH: u16 = 3;
+    let mut stage = Stage::serving();
+    let mut client = stage.client();
+    let ahead = |stage: &Stage| stage.clients.conns.values().map(Client::ahead).sum::<u64>();
+    client.stream.write_all(&writes(1, 64 << 10)).unwrap();
+    client.stream.write_all(&NbdClient::request(1, FLUSH, 0, 0)).unwrap();
+    stage.wait_for(2);
+    assert!(ahead(&stage) > 64 << 10, "the next write would come with two receives");
+    for i in 0..4 {
+        client.stream.write_all(&NbdClient::request(i + 2, 0, 0, 4096)).unwrap();
+    }
+    stage.wait_for(6);
+    assert_eq!(ahead(&stage), 0, "who reads needs no room for writes");
+}
+
+#[test]
 fn a_client_that_takes_no_replies_gets_no_more_of_them() {
     let mut stage = Stage::serving();
     let client = stage.client();

@@ -21,6 +21,10 @@ pub enum DiskError {
         "{} lies on a device with physical blocks of {physical} bytes, more than the {block} of a write: set `block_size = 4096` in [resource], \
          or use another device", path.display())]
     Block { path: PathBuf, physical: u32, block: u32 },
+    /// It would be served as what it is not, and overwritten.
+    #[error(
+        "{} is not the store that volume {volume} was made with (it was {was}, and this is {is}): correct the path in the file. If it is the same          one all the same, moved, copied or restored from a backup, remove {} and start again", store.display(), record.display())]
+    OtherStore { store: PathBuf, volume: String, was: String, is: String, record: PathBuf },
     /// Neither a file nor a block device.
     #[error("{} is neither a regular file nor a block device", path.display())]
     Kind { path: PathBuf },

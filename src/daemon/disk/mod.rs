@@ -12,6 +12,7 @@ mod blocking;
 mod cached;
 mod error;
 mod file;
+pub(super) mod identity;
 mod job;
 #[cfg(test)]
 pub mod record;
@@ -56,6 +57,7 @@ impl Disk {
     pub fn open(settings: &Settings) -> Result<Disk, DiskError> {
         let mut disk = Disk::open_parts(settings)?;
         disk._locks.push(lock_dir(&settings.dir)?);
+        identity::check(settings)?;
         Ok(disk)
     }
 

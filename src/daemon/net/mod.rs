@@ -8,4 +8,6 @@ mod sockets;
 pub use inbox::{Ahead, Inbox};
 pub use outbox::Outbox;
 pub use pace::Pace;
-pub use sockets::{ListenError, Listener, close_abruptly, end_receiving, keepalive, nodelay, origin, tcp_socket};
+pub use sockets::{
+    ListenError, Listener, close_abruptly, end_receiving, give_room, keepalive, nodelay, origin, tcp_socket,
+};

@@ -2,7 +2,10 @@
 
 use crate::config::NbdListen;
 use crate::daemon::ring::Fd;
-use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, setsockopt, shutdown, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, getsockname, setsockopt, shutdown,
+    socket, sockopt,
+};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,6 +13,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use understudy_kernel::room;
 
 /// Why nobody can connect.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +128,14 @@ pub fn nodelay(socket: OwnedFd) -> OwnedFd {
     // A matter of speed alone.
     let _ = stream.set_nodelay(true);
     stream.into()
+}
+
+/// A local client's long reads fit in its socket. TCP finds out by itself what it needs, and is left alone.
+pub fn give_room(socket: &OwnedFd) {
+    let address = getsockname::<SockaddrStorage>(socket.as_raw_fd());
+    if address.is_ok_and(|a| a.family() == Some(AddressFamily::Unix)) {
+        room::give(socket);
+    }
 }
 
 /// A client whose machine is gone without a word is found out within two minutes, where it would hold its place for ever. For a
