@@ -113,7 +113,7 @@ impl Node {
         let end = self.log.end();
         let present = self.change.as_ref().map_or(&self.charter, |c| &c.charter);
         let listed = present.member(self.cfg.name(node)).is_some();
-        if listed && self.cfg.on_stall == OnStall::Suspend && present.in_sync.len() <= 2 {
+        if listed && self.cfg.on_stall == OnStall::Suspend && self.copies(present) <= 2 {
             return self.set_suspended(true, why); // It stays, and what waits for it waits on.
         }
         let mut charter = present.clone();
@@ -289,7 +289,7 @@ impl Node {
             return;
         }
         let others_sync = self.cfg.peers().any(|n| self.cfg.nodes[n.0 as usize].mode == Mode::Sync);
-        let alone = self.charter.in_sync.len() < 2 && others_sync;
+        let alone = self.copies(&self.charter) < 2 && others_sync;
         let late = self.cfg.peers().any(|n| {
             let peer = &self.peers[n.0 as usize];
             let unconfirmed = self.change.as_ref().is_some_and(|c| c.unconfirmed.contains(&n) && self.stalled(c.since));
@@ -301,6 +301,17 @@ impl Node {
         } else if !late {
             self.set_suspended(false, "");
         }
+    }
+
+    /// Members that are waited for, this node among them: no others are a second copy.
+    fn copies(&self, charter: &Charter) -> usize {
+        let counts = |m: &&Member| m.node == self.cfg.my_name() || self.is_sync(&m.node);
+        charter.in_sync.iter().filter(counts).count()
+    }
+
+    /// Whether this node's file knows a node by this name, and that it is sync.
+    pub(super) fn is_sync(&self, name: &str) -> bool {
+        self.cfg.find(name).is_some_and(|n| self.cfg.nodes[n.0 as usize].mode == Mode::Sync)
     }
 
     fn stalled(&self, since: Time) -> bool {

@@ -152,8 +152,16 @@ impl Node {
 
     /// The storage failed: what is under way comes to nothing.
     pub(super) fn abandon_operation(&mut self, what: &str) {
+        let opened = matches!(self.operation, Some(Operation { kind: Kind::Promote { before: Some(_), .. }, .. }));
+        self.take_back_term();
         if let Some(operation) = self.operation.take() {
-            self.answer(operation.id, Err(Refusal::Faulted { what: what.into() }));
+            let what = match opened {
+                false => what.into(),
+                true => format!(
+                    "{what}, while the promotion was being written. It may stand on the disk: see `understudy status` when the node has started again"
+                ),
+            };
+            self.answer(operation.id, Err(Refusal::Faulted { what }));
         }
         if self.stage == Stage::Promoting {
             self.set_stage(Stage::Passive);
@@ -228,6 +236,9 @@ impl Node {
         if founded && !forced && self.charter.member(self.cfg.my_name()).is_none() {
             let active = self.charter.active.clone().or(self.charter.in_sync.first().map(|m| m.node.clone()));
             return Err(Refusal::Dropped { active: active.unwrap_or_else(|| "the former active".into()) });
+        }
+        if !forced && self.pledge.as_deref() == Some(self.cfg.my_name()) {
+            return Err(Refusal::Unserved { node: self.cfg.my_name().to_string() });
         }
         gave_up.extend(self.guard_damage(forced)?);
         Ok(gave_up.join(", "))
@@ -346,12 +357,16 @@ impl Node {
     fn open_term(&mut self) {
         let id = TermId(self.draw_id());
         let former = self.charter.active.as_deref().and_then(|name| self.cfg.find(name));
-        let Some(Operation { kind: Kind::Promote { before, opening, .. }, .. }) = &mut self.operation else { return };
+        let Some(Operation { kind: Kind::Promote { before, opening, forced, .. }, .. }) = &mut self.operation else {
+            return;
+        };
         let end = self.log.end();
+        // Whoever finds it on its disk so was forced, gave others up, and may never have served: an operator decides once more (C7).
+        let unserved = forced.then(|| self.cfg.my_name().to_string());
         *before = Some(Box::new(Before {
             charter: std::mem::replace(&mut self.charter, (**opening).clone()),
             lineage: self.lineage.clone(),
-            pledge: self.pledge.take(),
+            pledge: std::mem::replace(&mut self.pledge, unserved),
             lost: self.lost.take(),
         }));
         self.lineage.open(id, end, self.charter.term - 1);
@@ -401,6 +416,10 @@ impl Node {
         // Opened just before this state was written.
         let term = *self.lineage.last().expect("an opened term");
         self.set_stage(Stage::Active);
+        if forced {
+            self.pledge = None;
+            self.persist(Then::Remember);
+        }
         // What the members of the in-sync set may lack has not completed: a read of it waits for them, or for their drop (S2).
         let shared = self.committed.min(committed).min(self.log.end()).min(self.shared_with_members());
         let dropped = self.clients.reset(shared, self.log.end());

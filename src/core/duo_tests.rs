@@ -135,7 +135,8 @@ pub struct Duo {
     queue: BTreeMap<(Time, u64), (usize, u128, What)>,
     next: u64,
     done: BTreeMap<CommandId, Result<Answer, Refusal>>,
-    tune: fn(&mut NodeConfig),
+    /// How the files are from the next start on.
+    pub tune: fn(&mut NodeConfig),
 }
 
 pub const ALPHA: usize = 0;

@@ -39,6 +39,8 @@ pub mod log_report;
 pub mod node;
 pub mod notice;
 #[cfg(test)]
+mod opening_tests;
+#[cfg(test)]
 mod operator_tests;
 pub mod overlay;
 #[cfg(test)]

@@ -64,6 +64,11 @@ pub enum Refusal {
     )]
     Damaged { node: String, lsn: u64 },
     #[error(
+        "{node} was being promoted by force when it ended, and is not known to have served since: whoever it gave up may have gone on. See \
+         `understudy status` on the others, and promote with --force the node whose data is to be kept"
+    )]
+    Unserved { node: String },
+    #[error(
         "this replica is being overwritten in place by a resync (allow_invalid = true, and there was no room for its history): it holds no valid \
          image. Wait for the resync to end, or promote another node; --force does not help"
     )]

@@ -252,7 +252,11 @@ fn walk_log(
     };
     let block = |at: u64| at..at + BLOCK as u64;
     let torn = walked.torn.map(|t| geometry.offset(t.address)..geometry.offset(t.address) + (walked.next - t.address));
-    let stops = [block(geometry.offset(walked.next)), block(geometry.start)].into_iter().chain(torn).collect();
+    // Where the lap has room for any batch the next one does not stand at its beginning.
+    let left = geometry.size - walked.next % geometry.size;
+    let most = batch::MAX_BATCH_BYTES.min(geometry.size / 8).max(BLOCK as u64 + batch::MAX_RECORD_BYTES);
+    let lap = (left < most).then(|| block(geometry.start));
+    let stops = [block(geometry.offset(walked.next))].into_iter().chain(lap).chain(torn).collect();
     Ok((walked, FoundLog { log, lost, stops }))
 }
 

@@ -28,6 +28,8 @@ use understudy_kernel::{memory, users};
 const GOES_WITHIN: Duration = Duration::from_secs(3);
 /// How often the node's file is read for another place of its daemon, while that is not found.
 const LOOKS_ELSEWHERE: Duration = Duration::from_secs(1);
+/// The same behind that for one that cannot be kept any more, on a busy machine. Together less than a daemon waits for the answer.
+const MUST_GO_WITHIN: Duration = Duration::from_secs(9);
 /// Pauses between attempts to connect, the first and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(200)];
 
@@ -346,9 +348,12 @@ impl Helper {
         }
         match self.device.keep() {
             Ok(()) => Err(in_use(self.users(), &self.name)),
-            // It went in this very moment.
-            Err(_) if self.await_gone(GOES_WITHIN) => Ok(json!({ "gone": true })),
-            Err(e) => Err(format!("the device is on its way out, and somebody has it open: {e}")),
+            // There is no way back.
+            Err(_) if self.await_gone(MUST_GO_WITHIN) => Ok(json!({ "gone": true })),
+            Err(_) => Err(format!(
+                "/dev/understudy/{} is on its way out, which cannot be taken back, and the kernel has not let go of it yet: somebody has just opened it, or this machine is very busy",
+                self.name
+            )),
         }
     }
 

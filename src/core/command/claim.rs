@@ -9,12 +9,9 @@ impl Node {
         if forced || charter.generation == (0, 0) {
             let names: Vec<&str> = off.iter().map(|n| self.cfg.name(*n)).collect();
             // The members are those of the charter's promotion. If it is not the one that this node's own records end in, they say
-            // nothing of these: a node that could not rejoin is forced beside a newer active's followers. Nor does one that the file knows no
-            // more: nobody would wait for it, and it would count as a second copy.
+            // nothing of these: a node that could not rejoin is forced beside a newer active's followers.
             let of_mine = self.lineage.last().is_some_and(|t| t.number == charter.term);
-            charter
-                .in_sync
-                .retain(|m| of_mine && !names.contains(&m.node.as_str()) && self.cfg.find(&m.node).is_some());
+            charter.in_sync.retain(|m| of_mine && !names.contains(&m.node.as_str()));
             // A first promotion founds generation 1; by force it is a higher one, above all that this node has heard of.
             let heard = self.peers.iter().filter_map(|p| p.hello.as_ref()).map(|h| h.charter.generation.0).max();
             let highest = charter.generation.0.max(heard.unwrap_or(0));
@@ -31,7 +28,9 @@ impl Node {
         charter.active = Some(me.node.clone());
         charter.heir = None;
         charter.released = None;
-        charter.in_sync.retain(|m| m.node != me.node);
+        // Nobody would wait for one that the file knows no more, and it would count as a second copy; one that is async now is waited for no
+        // more.
+        charter.in_sync.retain(|m| m.node != me.node && self.is_sync(&m.node));
         charter.in_sync.push(me);
         charter
     }

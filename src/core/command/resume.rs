@@ -28,8 +28,7 @@ impl Node {
         }
         let agreed = self.other_members().iter().all(|name| self.cfg.find(name).is_none_or(|n| self.agrees(n)));
         if agreed {
-            self.may_resume = false;
-            // The guard has the same view; if it refuses, the operator decides.
+            // Where it is refused, `waiting` says why, and it is tried again: what stood in the way may pass.
             let _ = self.begin_promote(None, false, &[]);
         }
     }
@@ -63,10 +62,17 @@ impl Node {
         names.extend(self.pledge.iter().filter(|p| *p != me));
         names.sort();
         names.dedup();
+        // For one that the file does not know it does not wait: it is refused for it.
         let held =
-            |name: &String| self.cfg.find(name).is_some_and(|n| self.agrees(n)) && self.pledge.as_ref() != Some(name);
+            |name: &String| self.cfg.find(name).is_none_or(|n| self.agrees(n)) && self.pledge.as_ref() != Some(name);
         names.retain(|name| !held(name));
         let since_s = now.since_us(self.began) as f64 / 1e6;
+        let refused = self.guard_promotion(false, &[]).err().filter(|_| now >= self.resume_at);
+        if let Some(why) = refused.filter(|_| names.is_empty()) {
+            let what = format!("{me} was active when it ended, and does not resume by itself: {why}");
+            let remedy = format!("what it says; `understudy promote FILE --node {me}` asks again");
+            return Some(Waiting { what, remedy, since_s });
+        }
         if names.is_empty() {
             let what = format!(
                 "{me} was active when it ended, and listens for a moment whether another node has been promoted since"
