@@ -26,10 +26,10 @@ use understudy_kernel::{memory, users};
 
 /// How long a device that nobody uses may take to go: udev and the like look at devices when they like.
 const GOES_WITHIN: Duration = Duration::from_secs(3);
-/// How often the node's file is read for another place of its daemon, while that is not found.
-const LOOKS_ELSEWHERE: Duration = Duration::from_secs(1);
 /// The same behind that for one that cannot be kept any more, on a busy machine. Together less than a daemon waits for the answer.
 const MUST_GO_WITHIN: Duration = Duration::from_secs(9);
+/// How often the node's file is read for another place of its daemon, while that is not found.
+const LOOKS_ELSEWHERE: Duration = Duration::from_secs(1);
 /// Pauses between attempts to connect, the first and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(200)];
 
