@@ -235,7 +235,7 @@ impl Duo {
 
     /// Its process is gone; everything that it wrote is there.
     pub fn stop(&mut self, side: usize) {
-        self.sides[side].node = None;
+        (self.sides[side].node, self.sides[side].serves) = (None, false);
         self.hang_up(side);
     }
 

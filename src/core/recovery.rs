@@ -129,9 +129,16 @@ pub fn format(
 pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recovered, RecoveryError> {
     let io = |source| RecoveryError::Io { what: "log", source };
     let mut sectors = Sectors::of(disk);
-    let (mut superblock, newest) = read_superblock(config, &mut sectors)?;
+    let (mut superblock, mut newest, passed_over) = read_superblock(config, &mut sectors)?;
     check_identity(config, &superblock)?;
-    let found = read_log(config, &superblock, &mut sectors).map_err(io)?;
+    let mut found = read_log(config, &superblock, &mut sectors).map_err(io)?;
+    if let Some(served_in) =
+        passed_over.filter(|s| found.alien.is_some() && s.lineage.last().map(|t| t.id) == found.alien)
+    {
+        // Records were written in that term after all: by a program for which one slot was enough.
+        (superblock, newest) = (served_in, newest ^ 1);
+        found = read_log(config, &superblock, &mut sectors).map_err(io)?;
+    }
     for stop in &found.stops {
         if let Some((offset, source)) = sectors.bad_within(stop.clone()) {
             return Err(RecoveryError::Unreadable { offset, source });
@@ -170,9 +177,12 @@ pub fn recover(config: &NodeConfig, disk: &mut dyn BlockingDisk) -> Result<Recov
     Ok(Recovered { superblock, slot: slot as u8, log, records, bitmaps, gap, unreadable, lists_lost })
 }
 
-/// The superblock to start from, and its slot. A term that this node opened and that only the newest says was never served in: nothing followed
-/// from it, and a promotion that came to nothing leaves no trace (C7).
-fn read_superblock(config: &NodeConfig, disk: &mut Sectors) -> Result<(Superblock, usize), RecoveryError> {
+/// The superblock to start from, its slot, and the newest where that is another. A term that this node opened and that only the newest says was
+/// never served in: nothing followed from it, and a promotion that came to nothing leaves no trace (C7).
+fn read_superblock(
+    config: &NodeConfig,
+    disk: &mut Sectors,
+) -> Result<(Superblock, usize, Option<Superblock>), RecoveryError> {
     let io = |source| RecoveryError::Io { what: "superblocks of the log", source };
     let mut slots = Vec::new();
     for at in superblock::SLOT_OFFSETS {
@@ -188,9 +198,9 @@ fn read_superblock(config: &NodeConfig, disk: &mut Sectors) -> Result<(Superbloc
         Ok(older)
             if newest.charter.active.as_deref() == Some(config.my_name()) && opened(&older) != opened(&newest) =>
         {
-            Ok((older, slot ^ 1))
+            Ok((older, slot ^ 1, Some(newest)))
         }
-        _ => Ok((newest, slot)),
+        _ => Ok((newest, slot, None)),
     }
 }
 
@@ -201,6 +211,8 @@ struct FoundLog {
     lost: Option<Lsn>,
     /// Where in the log it stopped: a batch that is torn, and where the next one would be.
     stops: Vec<Range<u64>>,
+    /// The term of the first record that the lineage does not know.
+    alien: Option<TermId>,
 }
 
 /// Walks the log. What is damaged at or below the checkpoint costs reach: it is walked from behind there then (L2).
@@ -231,7 +243,7 @@ fn walk_log(
     let mut chain = Known { lineage: &lineage, alien: None, index: LogIndex::new(geometry.size, config.index_limit()) };
     let read = |offset, length| disk.read(Part::Log, offset, length);
     let walked = scan_into(&geometry, superblock.stream, from, superblock.checkpoint, read, &mut chain)?;
-    let end = chain.alien.map_or(walked.end, |alien| walked.end.min(alien.prev()));
+    let end = chain.alien.map_or(walked.end, |(alien, _)| walked.end.min(alien.prev()));
     let mut index = chain.index;
     if end < walked.end {
         index.truncate(end);
@@ -257,7 +269,7 @@ fn walk_log(
     let most = batch::MAX_BATCH_BYTES.min(geometry.size / 8).max(BLOCK as u64 + batch::MAX_RECORD_BYTES);
     let lap = (left < most).then(|| block(geometry.start));
     let stops = [block(geometry.offset(walked.next))].into_iter().chain(lap).chain(torn).collect();
-    Ok((walked, FoundLog { log, lost, stops }))
+    Ok((walked, FoundLog { log, lost, stops, alien: chain.alien.map(|(_, id)| id) }))
 }
 
 /// A round of applying was under way, and what it was to write cannot be read: the stores hold a part of it, and are no image until they
@@ -411,8 +423,8 @@ fn read_gap(
 /// Records that the lineage does not know are void: the term that followed them began before them (L1).
 struct Known<'a> {
     lineage: &'a Lineage,
-    /// The first of them.
-    alien: Option<Lsn>,
+    /// The first of them, and its term.
+    alien: Option<(Lsn, TermId)>,
     index: LogIndex,
 }
 
@@ -422,13 +434,13 @@ impl Sink for Known<'_> {
             let (lineage, id) = (self.lineage, batch.term.id);
             let ours = |lsn: Lsn| lineage.is_before_memory(lsn) || lineage.term_at(lsn).is_some_and(|t| t.id == id);
             let mut lsns = (batch.start.first.0..=batch.last().0).map(Lsn);
-            self.alien = lsns.find(|lsn| !ours(*lsn));
+            self.alien = lsns.find(|lsn| !ours(*lsn)).map(|lsn| (lsn, id));
         }
         Sink::push(&mut self.index, batch, body);
     }
 
     fn void_from(&mut self, first: Lsn) {
-        self.alien = self.alien.filter(|alien| *alien < first);
+        self.alien = self.alien.filter(|(alien, _)| *alien < first);
         self.index.void_from(first);
     }
 }

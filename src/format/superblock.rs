@@ -293,4 +293,4 @@ pub fn looks_like(head: &[u8]) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

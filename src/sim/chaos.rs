@@ -273,7 +273,14 @@ impl<B: Brain> World<B> {
         let Some(brain) = &self.slots[node.0 as usize].brain else { return Ok(()) };
         self.truth.learn(brain.lineage()).map_err(|e| broken("4 records", e))?;
         let at = brain.lineage().last().map(|t| Pos { term: t.id, lsn: brain.marks().accepted });
+        let has_image = brain.has_image();
         let rotten = std::mem::take(&mut self.slots[node.0 as usize].rotten);
+        if rotten && !has_image {
+            // It lay in a round of applying that was under way: what is left is said to be no image (L2), whatever position it names.
+            self.counts.one("images lost to rot");
+            self.durability.gave_up(node);
+            return Ok(());
+        }
         let lacks = |owed: &Pos| at.is_none_or(|at| !self.truth.contains(at, *owed));
         match self.durability.kept(node).filter(lacks) {
             None => Ok(()),

@@ -27,6 +27,14 @@ pub enum SalvageError {
     },
     #[error("cannot read {}: errno {}", path.display(), error.errno)]
     Read { path: PathBuf, error: IoError },
+    /// A salvage numbers its volumes, in the order of the file that it was made under.
+    #[error(
+        "the volumes of the file are {}, and those that {node}'s log was made for are {}: a salvage of that node would be read as another volume's. \
+         Give the file that belongs to the log",
+        listed_volumes(expected),
+        listed_volumes(found)
+    )]
+    OtherVolumes { node: String, expected: Vec<(String, u64)>, found: Vec<(String, u64)> },
     #[error("{} was made for another resource: it names volume {volume}, and the file has {volumes}", path.display())]
     ForeignVolume { path: PathBuf, volume: u16, volumes: usize },
     #[error("{} holds a block of {volume} at {offset}, which ends past the {size} bytes of that volume in the file", path.display())]
@@ -43,6 +51,11 @@ pub enum SalvageError {
     Exists { path: PathBuf },
     #[error("{} has {found} bytes and the volume {expected}: it is no image of it", path.display())]
     BaseSize { path: PathBuf, found: u64, expected: u64 },
+}
+
+fn listed_volumes(volumes: &[(String, u64)]) -> String {
+    let one = |(name, size): &(String, u64)| format!("{name} ({size} bytes)");
+    volumes.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn listed(known: &[u32]) -> String {

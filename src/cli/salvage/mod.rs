@@ -11,15 +11,18 @@ pub use error::SalvageError;
 use super::args::SalvageCommand;
 use super::status::plain;
 use super::table::{Cell, Colour, layout};
-use crate::config::{self, Config, Volume, show_size};
+use crate::config::{self, Config, Node, Volume, show_size};
 use crate::control::Client;
 use crate::core::VolumeId;
 use crate::daemon::disk::salvage_path;
 use crate::daemon::rfc3339;
+use crate::format::superblock::{self, SLOT_BYTES, SLOT_OFFSETS};
 use export::Export;
 use read::{Run, Salvage};
 use serde_json::{Value, json};
+use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Carries out `understudy salvage ...`.
@@ -59,11 +62,28 @@ fn store_in_use<'a>(config: &'a Config, base: &Path) -> Option<&'a str> {
 
 fn find(config: &Config, node: usize, number: u32) -> Result<Salvage, SalvageError> {
     let node = &config.nodes[node];
+    check_volumes(config, node)?;
     let known = read::numbers(&node.name, &node.dir)?;
     if !known.contains(&number) {
         return Err(SalvageError::NoSuch { node: node.name.clone(), number, known });
     }
     read::open(&salvage_path(&node.dir, number))
+}
+
+/// The file of today names the volumes; the log says which ones there were. One that cannot be read says nothing.
+fn check_volumes(config: &Config, node: &Node) -> Result<(), SalvageError> {
+    let mut slots = [vec![0; SLOT_BYTES], vec![0; SLOT_BYTES]];
+    let Ok(log) = File::open(&node.log) else { return Ok(()) };
+    for (slot, at) in slots.iter_mut().zip(SLOT_OFFSETS) {
+        let _ = log.read_exact_at(slot, at); // Then it is blank, and the other one counts.
+    }
+    let Ok((superblock, _)) = superblock::choose(&slots[0], &slots[1]) else { return Ok(()) };
+    let expected: Vec<(String, u64)> = config.volumes.iter().map(|v| (v.name.clone(), v.size)).collect();
+    let found = superblock.volumes;
+    match superblock.node == node.name && found != expected {
+        true => Err(SalvageError::OtherVolumes { node: node.name.clone(), expected, found }),
+        false => Ok(()),
+    }
 }
 
 fn choose(volumes: &[Volume], name: Option<&str>) -> Result<VolumeId, SalvageError> {

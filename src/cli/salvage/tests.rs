@@ -214,6 +214,25 @@ fn what_cannot_be_exported_is_refused_and_nothing_is_left() {
     refused("new.raw", "--volume disk0", "is not on this host");
 }
 
+/// A salvage numbers its volumes, and the file of today may have others in between.
+#[test]
+fn a_file_with_other_volumes_than_the_log_was_made_for_is_refused() {
+    let home = Home::new();
+    home.salvage(1, &sample());
+    let mut content = crate::format::superblock::tests::superblock(1);
+    for (volumes, fits) in [(["disk0", "disk1"], true), (["disk1", "disk2"], false)] {
+        content.volumes = volumes.map(|v| (v.to_string(), SIZE)).to_vec();
+        fs::write(home.path("alpha/log"), &*crate::format::superblock::encode(&content).unwrap()).unwrap();
+        for shown in [home.run("show", "1"), home.export(if fits { "fits" } else { "not" }, "--volume disk0")] {
+            match fits {
+                true => drop(shown.unwrap()),
+                false => assert!(shown.unwrap_err().contains("log was made for are disk1 (8388608 bytes), disk2")),
+            }
+        }
+    }
+    assert!(!home.path("not").exists());
+}
+
 #[test]
 fn damage_is_said_and_what_is_before_it_can_be_had() {
     let home = Home::new();

@@ -2,7 +2,7 @@ use super::*;
 use crate::core::hello::Member;
 use proptest::prelude::*;
 
-fn superblock(sequence: u64) -> Superblock {
+pub fn superblock(sequence: u64) -> Superblock {
     Superblock {
         sequence,
         resource: "data".into(),

@@ -1,8 +1,10 @@
 //! Logs that were damaged while their node was down (L2).
 
 use super::*;
+use crate::core::BlockingDisk;
 use crate::format::batch::decode_header;
-use crate::format::superblock::RING_START;
+use crate::format::superblock::{RING_START, SLOT_BYTES, SLOT_OFFSETS, choose};
+use crate::sim::disk::Blocking;
 
 const PAGE: u64 = 4096;
 
@@ -99,4 +101,31 @@ fn an_active_whose_log_is_damaged_is_promoted_by_force_alone() {
             assert!(scene.brain(ALPHA).accepted() < end && !problem(&scene, ALPHA));
         }
     }
+}
+
+/// Checkpoint, and how far the round of applying goes that is under way, by the newest superblock.
+fn round(scene: &Scene, node: NodeId) -> Option<(Lsn, Lsn)> {
+    let mut disk = scene.0.slots[node.0 as usize].disk.clone();
+    let mut disk = Blocking { disk: &mut disk, calls: None };
+    let slots = SLOT_OFFSETS.map(|at| disk.read(Part::Log, at, SLOT_BYTES as u64).expect("a superblock"));
+    let (newest, _) = choose(&slots[0], &slots[1]).expect("a superblock");
+    (newest.applying > newest.checkpoint).then_some((newest.checkpoint, newest.applying))
+}
+
+/// Its position says that it holds what it acknowledged, and its stores are no image: nobody asks it for that.
+#[test]
+fn a_passive_that_lost_its_image_with_its_log_owes_nothing() {
+    let mut scene = written(5);
+    scene.0.load = true;
+    scene.until("beta applies some", |s| round(s, BETA).is_some());
+    let (checkpoint, _) = round(&scene, BETA).expect("just seen");
+    // Ending it changes nothing on its disk.
+    damage(&mut scene, BETA, checkpoint);
+    scene.0.start(BETA).expect("it starts");
+    assert!(!scene.brain(BETA).has_image(), "the round was not cut");
+    for _ in 0..5 {
+        scene.0.inspect(BETA).expect("a copy says that it holds no image");
+    }
+    assert!(scene.0.counts.get("images refused") > 0 && scene.0.counts.get("images lost to rot") == 1);
+    scene.until("it is made whole", |s| s.members(ALPHA) == 2 && s.brain(BETA).has_image());
 }
