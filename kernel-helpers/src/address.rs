@@ -85,15 +85,38 @@ pub fn add(interface: Interface, network: Network) -> io::Result<()> {
     exchange(&message(libc::RTM_NEWADDR, create, interface, network))
 }
 
-/// Removes it; one that is not there is fine.
+/// Removes it; one that is not there is fine. With the first address of a network in an interface the kernel removes all the others of it,
+/// unless it is told otherwise: what goes with it is put back.
 ///
 /// # Errors
 /// The kernel's refusal.
 pub fn remove(interface: Interface, network: Network) -> io::Result<()> {
+    let before = networks_beside(interface, network)?;
     match exchange(&message(libc::RTM_DELADDR, 0, interface, network)) {
-        Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
-        other => other,
+        Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => return Ok(()),
+        other => other?,
     }
+    let after = networks_beside(interface, network)?;
+    let put_back = |other: &Network| match add(interface, *other) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            let what = format!("{other} went with it, and is not to be put back: {e}");
+            Err(io::Error::new(e.kind(), what))
+        }
+        _ => Ok(()),
+    };
+    before.iter().filter(|n| !after.contains(n)).try_for_each(put_back)
+}
+
+/// The other addresses of an interface in an IPv4 network, in the kernel's order.
+fn networks_beside(interface: Interface, network: Network) -> io::Result<Vec<Network>> {
+    let of = |entry: nix::ifaddrs::InterfaceAddress| {
+        let index = nix::net::if_::if_nametoindex(entry.interface_name.as_str()).ok()?;
+        let ip = IpAddr::V4(entry.address.as_ref()?.as_sockaddr_in()?.ip());
+        let mask = entry.netmask.as_ref()?.as_sockaddr_in()?.ip();
+        let other = Network { ip, prefix: u32::from(mask).count_ones() as u8 };
+        (index == interface.index && other.prefix == network.prefix && ip != network.ip).then_some(other)
+    };
+    Ok(getifaddrs()?.filter_map(of).collect())
 }
 
 fn message(kind: u16, flags: u16, interface: Interface, network: Network) -> Vec<u8> {

@@ -1,13 +1,16 @@
 //! Which processes hold a mount, or belong to a service, and ending them.
 //!
 //! Nothing here touches the file system in question, which may hang: descriptors tell the number of their mount, mappings that of their
-//! device, and folders are compared by name.
+//! device, and of a folder only a path is opened (`O_PATH`), which asks its file system nothing. Names of folders tell nothing: each mount
+//! namespace has its own.
 
 use super::mounting;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// A process, told apart from a later one of the same number by when it was started.
@@ -19,7 +22,7 @@ pub struct Holder {
 }
 
 impl Holder {
-    fn new(pid: i32) -> Option<Holder> {
+    pub(crate) fn new(pid: i32) -> Option<Holder> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name is in brackets, and may have blanks and brackets itself.
         let (head, tail) = stat.rsplit_once(')')?;
@@ -60,38 +63,32 @@ fn pids() -> Vec<i32> {
 /// Whoever has something open, mapped, or as its folder in what is mounted from the device `numbers` (`7:3`), in whatever mount
 /// namespace.
 pub fn of_device(numbers: &str) -> Vec<Holder> {
-    let mut seen = BTreeSet::new();
-    let (mut ids, mut places) = (BTreeSet::new(), BTreeSet::new());
-    let pids = pids();
-    for pid in &pids {
-        let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
-        if namespace.is_none_or(|n| !seen.insert(n)) {
-            continue;
-        }
-        for mounted in mounting::table(&pid.to_string()).into_iter().filter(|m| m.device == numbers) {
-            ids.insert(mounted.id);
-            places.insert(mounted.at);
-        }
-    }
+    let ids: BTreeSet<u64> = mounting::anywhere(numbers).into_iter().map(|m| m.id).collect();
     let mapped = mapped_as(numbers);
-    let holds = |pid: &i32| {
-        has_open(*pid, &ids)
-            || is_in(*pid, places.iter().map(AsRef::as_ref))
-            || mapped.as_ref().is_some_and(|m| has_mapped(*pid, m))
-    };
-    pids.iter().filter(|p| holds(p)).filter_map(|p| Holder::new(*p)).collect()
+    let holds =
+        |pid: &i32| has_open(*pid, &ids) || is_in(*pid, &ids) || mapped.as_ref().is_some_and(|m| has_mapped(*pid, m));
+    pids().iter().filter(|p| holds(p)).filter_map(|p| Holder::new(*p)).collect()
 }
 
 fn has_open(pid: i32, mounts: &BTreeSet<u64>) -> bool {
     let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
-    let mount_of = |text: String| text.lines().find_map(|l| l.strip_prefix("mnt_id:")?.trim().parse::<u64>().ok());
-    entries.filter_map(|e| mount_of(fs::read_to_string(e.path()).ok()?)).any(|id| mounts.contains(&id))
+    entries.filter_map(|e| mount_of(&e.path())).any(|id| mounts.contains(&id))
 }
 
-fn is_in<'a>(pid: i32, mut places: impl Iterator<Item = &'a Path>) -> bool {
-    let folders: Vec<_> =
-        ["cwd", "root"].iter().filter_map(|f| fs::read_link(format!("/proc/{pid}/{f}")).ok()).collect();
-    places.any(|place| folders.iter().any(|f| f.starts_with(place)))
+/// As `/proc/PID/fdinfo/NUMBER` tells it.
+fn mount_of(info: &Path) -> Option<u64> {
+    let text = fs::read_to_string(info).ok()?;
+    text.lines().find_map(|l| l.strip_prefix("mnt_id:")?.trim().parse().ok())
+}
+
+/// Whether its folder, or what is the root for it, is in one of these mounts.
+fn is_in(pid: i32, mounts: &BTreeSet<u64>) -> bool {
+    let mount = |folder: &str| {
+        let mut open = OpenOptions::new();
+        let opened = open.read(true).custom_flags(libc::O_PATH).open(format!("/proc/{pid}/{folder}")).ok()?;
+        mount_of(Path::new(&format!("/proc/self/fdinfo/{}", opened.as_raw_fd())))
+    };
+    ["cwd", "root"].into_iter().filter_map(mount).any(|id| mounts.contains(&id))
 }
 
 /// As `/proc/PID/maps` writes a device's numbers.
@@ -118,7 +115,8 @@ pub fn of_mark(mark: &str) -> Vec<Holder> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
 
     #[test]
     fn a_marked_process_is_found_and_ended() {
@@ -137,6 +135,32 @@ mod tests {
         while !of_mark(&mark).is_empty() {
             std::thread::yield_now();
         }
+    }
+
+    /// A container's root: all other processes have a `/`, too.
+    #[test]
+    fn a_mount_that_is_the_root_of_another_namespace_is_held_by_whoever_lives_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().display();
+        let line = format!(
+            "mount --make-rprivate / && mount -t tmpfs tmpfs {at} && mkdir {at}/old && cd {at} && pivot_root . old && cd / && \
+             while read line; do echo /proc/[0-9]* $line; done"
+        );
+        let mut shell = Command::new("unshare");
+        shell.args(["--mount", "sh", "-c", &line]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut shell = shell.spawn().unwrap();
+        let mut said = String::new();
+        let asked = shell.stdin.as_mut().unwrap().write_all(b"there\n");
+        BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+        if asked.is_err() || said.is_empty() {
+            let _ = shell.wait();
+            return println!("SKIPPED: it takes root");
+        }
+        let root = mounting::table(&shell.id().to_string()).into_iter().find(|m| m.at == Path::new("/")).unwrap();
+        let found = of_device(&root.device);
+        assert_eq!(found.iter().map(|h| h.pid).collect::<Vec<_>>(), [shell.id() as i32], "{found:?}");
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
     }
 
     #[test]

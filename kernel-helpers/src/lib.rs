@@ -12,6 +12,7 @@
 //! | [`nbd`] | the kernel as a client of NBD |
 //! | [`users`] | who uses a device |
 //! | [`mounting`], [`holders`] | mounts, and ending whoever holds one |
+//! | [`cgroup`] | a control group for the processes of a service |
 //! | [`address`], [`announce`] | addresses of interfaces, and telling the link of them |
 //! | [`watchdog`] | a device that resets the machine |
 //! | [`memory`] | a process that must not wait for its own device |
@@ -22,6 +23,7 @@
 pub mod address;
 pub mod announce;
 pub mod buffers;
+pub mod cgroup;
 pub mod front;
 pub mod fuse;
 pub mod holders;

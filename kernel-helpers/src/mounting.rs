@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -37,9 +38,13 @@ fn in_words(errno: &Errno) -> String {
 pub struct Mounted {
     /// Unique in the kernel.
     pub id: u64,
+    /// What it is mounted on.
+    parent: u64,
     /// `7:3`
     pub device: String,
     pub at: PathBuf,
+    /// Of its file system.
+    pub kind: String,
     pub source: String,
 }
 
@@ -53,10 +58,13 @@ fn parse(line: &str) -> Option<Mounted> {
     let (fields, tail) = line.split_once(" - ")?;
     let mut fields = fields.split(' ');
     let id = fields.next()?.parse().ok()?;
-    let device = fields.nth(1)?.to_string();
+    let parent = fields.next()?.parse().ok()?;
+    let device = fields.next()?.to_string();
     let at = PathBuf::from(unescape(fields.nth(1)?));
-    let source = unescape(tail.split(' ').nth(1)?);
-    Some(Mounted { id, device, at, source })
+    let mut tail = tail.split(' ');
+    let kind = unescape(tail.next()?);
+    let source = unescape(tail.next()?);
+    Some(Mounted { id, parent, device, at, kind, source })
 }
 
 /// The kernel writes blanks and the like as `\040`.
@@ -79,9 +87,28 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What is mounted there last.
+/// What is on top of all that is mounted there.
 pub fn at(path: &Path) -> Option<Mounted> {
-    table("self").into_iter().rev().find(|m| m.at == path)
+    top(&table("self"), path).cloned()
+}
+
+/// The same, of a table.
+pub fn top<'a>(table: &'a [Mounted], path: &Path) -> Option<&'a Mounted> {
+    let mut there = table.iter().filter(|m| m.at == path);
+    there.find(|m| !table.iter().any(|over| over.parent == m.id && over.at == path))
+}
+
+/// Where the device `numbers` (`7:3`) is mounted, in whatever mount namespace.
+pub fn anywhere(numbers: &str) -> Vec<Mounted> {
+    let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok()) {
+        let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        if namespace.is_some_and(|n| seen.insert(n)) {
+            found.extend(table(&pid.to_string()).into_iter().filter(|m| m.device == numbers));
+        }
+    }
+    found
 }
 
 /// `7:3` of a block device.
@@ -165,9 +192,21 @@ mod tests {
     fn the_kernels_table_is_read() {
         let line = r"36 35 98:0 /mnt1 /srv/my\040data rw,noatime master:1 - ext3 /dev/loop3 rw,errors=continue";
         let at = PathBuf::from("/srv/my data");
-        assert_eq!(parse(line), Some(Mounted { id: 36, device: "98:0".into(), at, source: "/dev/loop3".into() }));
+        let (kind, source) = ("ext3".into(), "/dev/loop3".into());
+        assert_eq!(parse(line), Some(Mounted { id: 36, parent: 35, device: "98:0".into(), at, kind, source }));
         assert_eq!(parse("garbage"), None);
         assert!(self::at(Path::new("/proc")).is_some());
+    }
+
+    /// The kernel lists them as it likes.
+    #[test]
+    fn the_top_of_what_is_mounted_is_found() {
+        let mounted =
+            |id: u64, parent: u64, at: &str| parse(&format!("{id} {parent} 0:{id} / {at} rw - tmpfs t rw")).unwrap();
+        let table =
+            [mounted(9, 8, "/m"), mounted(8, 7, "/m"), mounted(7, 1, "/m"), mounted(1, 0, "/"), mounted(5, 9, "/m/x")];
+        let top = |path: &str| top(&table, Path::new(path)).map(|m| m.id);
+        assert_eq!((top("/m"), top("/"), top("/m/x"), top("/n")), (Some(9), Some(1), Some(5), None));
     }
 
     #[test]

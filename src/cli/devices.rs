@@ -8,6 +8,7 @@ use crate::core::TermId;
 use crate::device::asking::{Ask, AskError, ask};
 use crate::device::helper::{self, Job};
 use crate::device::launch::Wanted;
+use crate::device::record::Record;
 use crate::device::{device_name, doctor, link, record};
 use anyhow::{anyhow, bail};
 use serde_json::Value;
@@ -149,10 +150,18 @@ fn detach_one(settings: &Settings, name: &str, force: bool) -> anyhow::Result<St
     let Some(found) = record::look(name) else {
         // There may be one of a process that died before it had written anything into it.
         record::sweep(name)?;
-        return Ok("has no device".to_string());
+        return Ok(match record::failed(name).first() {
+            Some(failed) => format!(
+                "has no device; process {} waits until one that has failed is no longer in use",
+                failed.record.pid
+            ),
+            None => "has no device".to_string(),
+        });
     };
-    if found.record.node != settings.node.my_name() {
-        bail!("the device {name} belongs to the node {}, not to {}", found.record.node, settings.node.my_name());
+    let (resource, node) = (&settings.node.resource, settings.node.my_name());
+    if !found.record.is_of(resource, node) {
+        let Record { resource: its, node: other, .. } = &found.record;
+        bail!("the device {name} belongs to the node {other} of the resource {its}, not to {node} of {resource}");
     }
     if !found.alive {
         record::sweep(name)?;

@@ -106,6 +106,10 @@ pub enum Problem {
         "is {length} bytes long, but the path of a unix socket has at most 107: choose a shorter one, or a shorter dir"
     )]
     SocketPathTooLong { length: usize },
+    #[error(
+        "makes {device} the name of a device, and the path of its process' socket has room for {most} bytes of it: choose a shorter name for the resource or the volume"
+    )]
+    DeviceNameTooLong { device: String, most: usize },
     #[error("is also used by {other}: each needs its own")]
     Duplicate { other: String },
     #[error(

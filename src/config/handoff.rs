@@ -221,17 +221,18 @@ fn limits(table: &Table<'_>) -> Result<Limits, ConfigError> {
     if let Some(given) = &given {
         given.only(&["device", "hooks", "mount", "address", "service", "check"])?;
     }
-    let limit = |key: &str, default_s: u64| {
+    let limit = |key: &str, default_ms: u64| {
         let value = given.as_ref().and_then(|g| g.get(key));
-        Ok(value.map_or(Ok(default_s), |v| v.number(TIMEOUT_S, "30"))? * 1000)
+        value.map_or(Ok(default_ms), |v| Ok(v.number(TIMEOUT_S, "30")? * 1000))
     };
+    let default = Limits::DEFAULT;
     Ok(Limits {
-        device_ms: limit("device", 30)?,
-        hooks_ms: limit("hooks", 30)?,
-        mount_ms: limit("mount", 30)?,
-        address_ms: limit("address", 10)?,
-        service_ms: limit("service", 60)?,
-        check_ms: limit("check", 10)?,
+        device_ms: limit("device", default.device_ms)?,
+        hooks_ms: limit("hooks", default.hooks_ms)?,
+        mount_ms: limit("mount", default.mount_ms)?,
+        address_ms: limit("address", default.address_ms)?,
+        service_ms: limit("service", default.service_ms)?,
+        check_ms: limit("check", default.check_ms)?,
     })
 }
 

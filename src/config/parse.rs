@@ -8,6 +8,7 @@ use super::reader::{Place, Source, Table, Value};
 use super::size::show_size;
 use super::{Config, DeviceKind, Node, Resource, StoreIo, Volume, Witness};
 use crate::core::{Mode, OnStall, Takeover};
+use crate::device::{NAME_MAX, device_name};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
@@ -114,6 +115,7 @@ pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
     };
     let mut claims = Claims { file, made: Vec::new() };
     let nodes = nodes(file, &root, &defaults, &mut claims)?;
+    check_device_names(file, &root, &resource.name, &nodes)?;
     let witnesses = witnesses(file, &root, defaults.insecure, &mut claims, &nodes)?;
     let keeper = settle(file, &root, &asked, &resource, &nodes, &witnesses)?;
     let handoff = handoff(file, &root, &volumes, &nodes)?;
@@ -223,6 +225,20 @@ fn volumes(file: &Path, root: &Table<'_>) -> Result<Vec<Volume>, ConfigError> {
     }
     check_count(file, &table, volumes.len(), VOLUMES_MAX, "[volume.disk0] with size = \"1GiB\"")?;
     Ok(volumes)
+}
+
+/// A device has a socket that is called like it.
+fn check_device_names(file: &Path, root: &Table<'_>, resource: &str, nodes: &[Node]) -> Result<(), ConfigError> {
+    let Some(table) = root.get("volume") else { return Ok(()) };
+    let tables = table.table("[volume.disk0]")?.tables("[volume.disk0]")?;
+    let has_device = |index: usize| nodes.iter().any(|n| n.devices[index] != DeviceKind::None);
+    for (_, (volume, table)) in tables.iter().enumerate().filter(|(index, _)| has_device(*index)) {
+        let device = device_name(resource, volume);
+        if device.len() > NAME_MAX {
+            return Err(table.place().problem(file, Problem::DeviceNameTooLong { device, most: NAME_MAX }));
+        }
+    }
+    Ok(())
 }
 
 fn check_count(file: &Path, table: &Table<'_>, found: usize, most: usize, example: &str) -> Result<(), ConfigError> {

@@ -268,6 +268,22 @@ fn names_are_checked() {
     assert!(refused("\"data\"", &format!("{long:?}")).contains("is not a valid name"));
 }
 
+/// The process of a device has a socket that is called like it.
+#[test]
+fn a_device_whose_name_is_too_long_is_refused() {
+    let long = "x".repeat(64);
+    let text = |device: &str| {
+        let volume = format!("[volume.{}]\nsize = \"1GiB\"\ndevice = \"{device}\"\n", "y".repeat(40));
+        let node = "[node.alpha]\naddress = \"127.0.0.1:1\"\ndir = \"/a\"\n";
+        format!("[resource]\nname = \"{long}\"\n{volume}{node}")
+    };
+    assert!(read(&text("none")).is_ok(), "no device, and no such socket");
+    let said = read(&text("auto")).unwrap_err().to_string();
+    let device = format!("{long}-{}", "y".repeat(40));
+    assert!(said.contains(":3: volume.") && said.contains(&device) && said.contains("room for 86 bytes"), "{said}");
+    assert!(read(&text("auto").replace(&"y".repeat(40), &"y".repeat(21))).is_ok());
+}
+
 #[test]
 fn addresses_are_checked() {
     let address = |s: &str| refused("\"127.0.0.1:7801\"", s);

@@ -4,12 +4,14 @@
 //! notices by itself when its tenure is over.
 
 use super::handle::{LoopHandle, Request};
+use super::handoff::Handoffs;
 use super::journal::Happening;
 use crate::config::{DeviceKind, Settings};
 use crate::core::TermId;
 use crate::device::asking::{Ask, AskError, ask};
 use crate::device::launch::Wanted;
 use crate::device::{RUN, device_name, link, record};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::Child;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -99,8 +101,8 @@ impl Devices {
         // A device that was attached by hand is asked to go, too: then there is nothing to make, but something to ask.
         let (sender, orders) = mpsc::channel();
         let names = settings.node.volumes.iter().map(|v| device_name(&settings.node.resource, &v.name)).collect();
-        let node = settings.node.my_name().to_string();
-        (Devices(sender), Waiting { orders, wanted, names, node })
+        let (resource, node) = (settings.node.resource.clone(), settings.node.my_name().to_string());
+        (Devices(sender), Waiting { orders, wanted, names, resource, node })
     }
 }
 
@@ -110,16 +112,17 @@ pub struct Waiting {
     wanted: Vec<Wanted>,
     /// Of all volumes.
     names: Vec<String>,
+    resource: String,
     node: String,
 }
 
 impl Waiting {
     /// # Errors
     /// Where the system has no thread to give.
-    pub fn start(self, events: LoopHandle) -> std::io::Result<()> {
-        let Waiting { orders, wanted, names, node } = self;
-        let mut keeper =
-            Keeper { wanted, names, node, events, tenure: None, states: BTreeMap::new(), children: Vec::new() };
+    pub fn start(self, events: LoopHandle, handoffs: Handoffs) -> std::io::Result<()> {
+        let Waiting { orders, wanted, names, resource, node } = self;
+        let (states, children) = (BTreeMap::new(), Vec::new());
+        let mut keeper = Keeper { wanted, names, resource, node, events, handoffs, tenure: None, states, children };
         let body = move || keeper.run(&orders);
         std::thread::Builder::new().name("devices".into()).stack_size(256 << 10).spawn(body).map(drop)
     }
@@ -141,8 +144,10 @@ enum State {
 struct Keeper {
     wanted: Vec<Wanted>,
     names: Vec<String>,
+    resource: String,
     node: String,
     events: LoopHandle,
+    handoffs: Handoffs,
     tenure: Option<TermId>,
     /// By the device's name.
     states: BTreeMap<String, State>,
@@ -196,11 +201,21 @@ impl Keeper {
         self.states = self.wanted.iter().map(|w| (w.name(), fresh)).collect();
     }
 
+    /// What there is of a device, if it is this node's.
+    fn ours(&self, name: &str) -> Option<record::Found> {
+        record::look(name).filter(|f| f.record.is_of(&self.resource, &self.node))
+    }
+
+    fn lives(&self, name: &str) -> bool {
+        self.ours(name).is_some_and(|f| f.alive)
+    }
+
     /// All that are not there are to be made again.
     fn want_lost(&mut self) {
-        let lives = |name: &str| record::look(name).is_some_and(|f| f.alive);
         self.want_all();
-        self.states.iter_mut().filter(|(name, _)| lives(name)).for_each(|(_, state)| *state = State::Up);
+        let mut states = std::mem::take(&mut self.states);
+        states.iter_mut().filter(|(name, _)| self.lives(name)).for_each(|(_, state)| *state = State::Up);
+        self.states = states;
     }
 
     fn look(&mut self) {
@@ -219,10 +234,14 @@ impl Keeper {
 
     /// A device whose helper has ended in order was taken down by the operator; one whose helper has died is made again.
     fn look_after(&self, name: &str) -> State {
-        match record::look(name) {
+        match self.ours(name) {
             Some(found) if found.alive => State::Up,
-            Some(_) => {
+            Some(found) => {
                 let why = "its process died".to_string();
+                // Another process takes it up, and what is mounted stands.
+                if found.record.kind != DeviceKind::Ublk {
+                    self.handoffs.device_gone(&format!("the process of the device {name} died"));
+                }
                 self.note(Happening::DeviceLost { device: name.to_string(), why });
                 State::Wanted { in_looks: 0, pause: RETRY[0] }
             }
@@ -233,8 +252,7 @@ impl Keeper {
     fn make(&mut self, wanted: &Wanted, pause: u32) -> State {
         let name = wanted.name();
         let path = link(&wanted.resource, &wanted.volume).display().to_string();
-        if let Some(found) = record::look(&name).filter(|f| f.alive)
-            && found.record.node == self.node
+        if let Some(found) = self.ours(&name).filter(|f| f.alive)
             && found.record.tenure == format!("{:032x}", wanted.tenure.0)
         {
             self.note(Happening::DeviceGoesOn { device: path, kernel: found.record.device.unwrap_or_default() });
@@ -264,13 +282,22 @@ impl Keeper {
     fn take_down(&mut self, force: bool) -> Result<(), String> {
         self.states.values_mut().for_each(|s| *s = State::Left);
         for name in self.names.clone() {
-            let Some(found) = record::look(&name).filter(|f| f.alive && f.record.node == self.node) else { continue };
+            if !self.lives(&name) {
+                continue;
+            }
             // A forced detach does not wait for users, and otherwise a helper takes a few seconds at most.
             match ask(&name, Ask::Detach { force }, Some(ANSWERS_WITHIN * 3)) {
-                Ok(_) => self.note(Happening::DeviceDown { device: found.record.name() }),
+                Ok(answer) if answer["gone"] == true => self.note(Happening::DeviceDown { device: name }),
+                Ok(answer) => {
+                    let users: Vec<&str> =
+                        answer["users"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                    let users = if users.is_empty() { "somebody has it open".to_string() } else { users.join("; ") };
+                    let what = format!("it fails every request from now on, and goes with its last user: {users}");
+                    self.note(Happening::DeviceRemark { device: name, what });
+                }
                 Err(AskError::Refused(why)) => return Err(why),
                 // It may have ended meanwhile.
-                Err(AskError::Unreachable(e)) if record::look(&name).is_some_and(|f| f.alive) && !force => {
+                Err(AskError::Unreachable(e)) if self.lives(&name) && !force => {
                     return Err(format!("the process of the device {name} does not answer ({e})"));
                 }
                 Err(AskError::Unreachable(_)) => {}

@@ -330,7 +330,7 @@ impl<E: Engine> Loop<E> {
         self.leaving = true;
         let (handoffs, handle) = (self.handoffs.clone(), self.requests.handle());
         let body = move || {
-            if let Err(why) = handoffs.step_down(false) {
+            if let Err(why) = handoffs.leave() {
                 handle.send(Request::Note { happening: Happening::LeftStanding { why } });
             }
             handle.send(Request::StopNow);

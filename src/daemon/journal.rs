@@ -84,6 +84,10 @@ pub enum Happening {
         keeper: &'static str,
         what: String,
     },
+    /// What people should know of the service that was started.
+    ServiceRemark {
+        what: String,
+    },
     /// What people should know of one.
     DeviceRemark {
         device: String,

@@ -150,7 +150,7 @@ fn prepare(mut settings: Settings) -> Result<(Loop<Node>, LoopHandle), DaemonErr
         engine.log_is_cached();
     }
     let tenure = Tenure::open(&settings.dir);
-    waiting.start(handle.clone()).map_err(system("start a thread"))?;
+    waiting.start(handle.clone(), handoffs.clone()).map_err(system("start a thread"))?;
     above.start(handle.clone(), devices.clone()).map_err(system("start a thread"))?;
     let mut pieces =
         Pieces { hub, engine, disk, peers, clients, tenure, course, voters, devices, handoffs, requests, signal };

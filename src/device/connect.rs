@@ -1,6 +1,7 @@
 //! How a helper comes to a connection with its daemon, and how it learns that its tenure is over.
 
 use super::fenced_name;
+use crate::config::{self, NbdListen, Settings};
 use crate::control::{Client as Control, ControlError};
 use crate::core::TermId;
 use crate::nbd_client::NbdError;
@@ -16,10 +17,26 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// A volume in a tenure, and where its daemon is found.
 #[derive(Clone, Debug)]
 pub struct Target {
-    pub nbd: PathBuf,
-    pub control: PathBuf,
-    pub volume: String,
-    pub tenure: TermId,
+    file: PathBuf,
+    resource: String,
+    node: String,
+    volume: String,
+    tenure: TermId,
+    places: Places,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Places {
+    nbd: PathBuf,
+    control: PathBuf,
+}
+
+/// The first unix socket on which a node serves NBD.
+pub fn unix_socket(settings: &Settings) -> Option<PathBuf> {
+    settings.nbd.iter().find_map(|listen| match listen {
+        NbdListen::Unix(path) => Some(path.clone()),
+        NbdListen::Tcp(_) => None,
+    })
 }
 
 /// What came of an attempt.
@@ -32,6 +49,25 @@ pub enum Attempt {
 }
 
 impl Target {
+    pub fn new(settings: &Settings, nbd: PathBuf, volume: &str, tenure: TermId) -> Target {
+        Target {
+            file: settings.file.clone(),
+            resource: settings.node.resource.clone(),
+            node: settings.node.my_name().to_string(),
+            volume: volume.to_string(),
+            tenure,
+            places: Places { nbd, control: settings.control.clone() },
+        }
+    }
+
+    /// The same where the node's file says by now that its daemon is found, if that is elsewhere.
+    pub fn moved(&self) -> Option<Target> {
+        let settings = Settings::new(&config::load(&self.file).ok()?, Some(&self.node)).ok()?;
+        let places = Places { nbd: unix_socket(&settings)?, control: settings.control };
+        let is_it = settings.node.resource == self.resource && places != self.places;
+        is_it.then(|| Target { places, ..self.clone() })
+    }
+
     pub fn attempt(&self) -> Attempt {
         match self.connect() {
             Ok((stream, export)) => Attempt::Connected(stream, export),
@@ -41,8 +77,9 @@ impl Target {
     }
 
     fn connect(&self) -> Result<(UnixStream, Export), NbdError> {
-        let failed = |source| NbdError::Connect { address: crate::nbd_client::Address::Unix(self.nbd.clone()), source };
-        let stream = UnixStream::connect(&self.nbd).map_err(failed)?;
+        let failed =
+            |source| NbdError::Connect { address: crate::nbd_client::Address::Unix(self.places.nbd.clone()), source };
+        let stream = UnixStream::connect(&self.places.nbd).map_err(failed)?;
         stream.set_read_timeout(Some(ANSWERS_WITHIN)).map_err(failed)?;
         stream.set_write_timeout(Some(ANSWERS_WITHIN)).map_err(failed)?;
         let name = fenced_name(&self.volume, self.tenure);
@@ -52,7 +89,7 @@ impl Target {
 
     /// Why the tenure is over, if the daemon says so.
     fn is_over(&self) -> Option<String> {
-        let status = match Control::connect(&self.control).and_then(|mut c| c.status()) {
+        let status = match Control::connect(&self.places.control).and_then(|mut c| c.status()) {
             Ok(status) => status,
             // Also while its daemon is starting.
             Err(ControlError::NotRunning { .. }) | Err(_) => return None,

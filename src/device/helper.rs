@@ -3,12 +3,13 @@
 //! It makes the device, serves it, looks after the connection, and takes the device down: when it is asked to and nobody uses it, or
 //! once its tenure is over. Then every request fails, the name is given free at once, and the device goes with its last user.
 
+use super::NAME_MAX;
 use super::asking::{self, Ask};
-use super::connect::{Attempt, Target, await_end};
+use super::connect::{Attempt, Target, await_end, unix_socket};
 use super::engine::{EngineHandle, Heard, Order};
 use super::kind::{self, Device, DeviceError, Plan};
 use super::record::{Held, Record, RecordError, socket};
-use crate::config::{DeviceKind, NbdListen, Settings};
+use crate::config::{DeviceKind, Settings};
 use crate::core::TermId;
 use crate::nbd_client::negotiate::Export;
 use serde_json::{Value, json};
@@ -27,6 +28,8 @@ use understudy_kernel::{memory, users};
 const GOES_WITHIN: Duration = Duration::from_secs(3);
 /// The same behind that for one that cannot be kept any more, on a busy machine. Together less than a daemon waits for the answer.
 const MUST_GO_WITHIN: Duration = Duration::from_secs(9);
+/// How often the node's file is read for another place of its daemon, while that is not found.
+const LOOKS_ELSEWHERE: Duration = Duration::from_secs(1);
 /// Pauses between attempts to connect, the first and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(200)];
 
@@ -37,6 +40,10 @@ pub enum HelperError {
     NoUnixSocket(String),
     #[error("there is no volume {0:?}")]
     NoVolume(String),
+    #[error(
+        "a device would be called {0}, and the path of its process' socket would be too long: choose a shorter name for the resource or the volume"
+    )]
+    NameTooLong(String),
     #[error("{0}")]
     Unserved(String),
     #[error(transparent)]
@@ -73,12 +80,8 @@ impl Job {
         tenure: TermId,
         read_only: bool,
     ) -> Result<Job, HelperError> {
-        let unix = |l: &NbdListen| match l {
-            NbdListen::Unix(path) => Some(path.clone()),
-            NbdListen::Tcp(_) => None,
-        };
         let node = settings.node.my_name().to_string();
-        let nbd = settings.nbd.iter().find_map(unix).ok_or_else(|| HelperError::NoUnixSocket(node.clone()))?;
+        let nbd = unix_socket(settings).ok_or_else(|| HelperError::NoUnixSocket(node.clone()))?;
         if !settings.node.volumes.iter().any(|v| v.name == volume) {
             return Err(HelperError::NoVolume(volume.to_string()));
         }
@@ -92,7 +95,10 @@ impl Job {
             device: None,
             pid: std::process::id(),
         };
-        let target = Target { nbd, control: settings.control.clone(), volume: volume.to_string(), tenure };
+        if record.name().len() > NAME_MAX {
+            return Err(HelperError::NameTooLong(record.name()));
+        }
+        let target = Target::new(settings, nbd, volume, tenure);
         let wait = Duration::from_millis(settings.device_wait_ms);
         Ok(Job { target, record, wait, dir: settings.dir.clone() })
     }
@@ -108,6 +114,9 @@ enum Event {
     Asked(Ask, UnixStream),
     Terminate,
 }
+
+/// A device, the threads that serve it, and where connections that are over go.
+type Made = (Device, Vec<EngineHandle>, Sender<(usize, UnixStream)>);
 
 /// See the module's page.
 struct Helper {
@@ -148,7 +157,7 @@ pub fn run(job: Job, out: &mut dyn Write) -> Result<(), HelperError> {
 
 impl Helper {
     fn start(job: Job) -> Result<Helper, HelperError> {
-        let Job { target, mut record, wait, dir } = job;
+        let (target, mut record) = (&job.target, job.record.clone());
         let name = record.name();
         // Without the right to it, it must do without.
         let _ = memory::flush_io();
@@ -161,6 +170,7 @@ impl Helper {
         let same = |r: &Record| (r.kind, r.read_only, r.tenure.clone());
         let goes_on = |left: &Record| left.kind == DeviceKind::Ublk && same(left) == same(&record);
         let (mut held, left) = Held::take(&name, goes_on)?;
+        let goes_on = left.is_some();
         let (stream, export) = match target.attempt() {
             Attempt::Connected(stream, export) => (stream, export),
             Attempt::Over(why) | Attempt::Not(why) => return Err(HelperError::Unserved(why)),
@@ -168,6 +178,47 @@ impl Helper {
         if left.is_none() {
             held.write(record.clone())?;
         }
+        let begun = Helper::make(job, &mut held, &mut record, left, (stream, export), &sender);
+        let (device, engines, lost) = match begun {
+            Ok(made) => made,
+            Err(e) => {
+                // One that goes on is left to the next helper, as it was left to this one.
+                if !goes_on {
+                    held.discard();
+                }
+                return Err(e);
+            }
+        };
+        // All that is needed is there by now.
+        let _ = memory::lock_all();
+        let connected = vec![true; engines.len()];
+        Ok(Helper {
+            name,
+            device,
+            engines,
+            held,
+            record,
+            connected,
+            failed: None,
+            gone: false,
+            farewells: Vec::new(),
+            events,
+            lost,
+        })
+    }
+
+    /// The device, its threads and its names.
+    fn make(
+        Job { target, wait, dir, .. }: Job,
+        held: &mut Held,
+        record: &mut Record,
+        left: Option<Record>,
+        (stream, export): (UnixStream, Export),
+        sender: &Sender<Event>,
+    ) -> Result<Made, HelperError> {
+        // First what may be refused.
+        listen(&record.name(), &dir, sender)
+            .map_err(system("make the socket on which the device's process is asked"))?;
         let mut first = Some(stream);
         let heard = sender.clone();
         let plan = Plan {
@@ -187,24 +238,8 @@ impl Helper {
         };
         let (device, engines) = Device::make(plan)?;
         let lost = connector(target, wait, engines.clone(), sender.clone()).map_err(system("start a thread"))?;
-        let connected = vec![true; engines.len()];
-        listen(&name, &dir, &sender).map_err(system("make the socket on which the device's process is asked"))?;
         held.make_link()?;
-        // All that is needed is there by now.
-        let _ = memory::lock_all();
-        Ok(Helper {
-            name,
-            device,
-            engines,
-            held,
-            record,
-            connected,
-            failed: None,
-            gone: false,
-            farewells: Vec::new(),
-            events,
-            lost,
-        })
+        Ok((device, engines, lost))
     }
 
     fn serve(mut self) {
@@ -214,8 +249,8 @@ impl Helper {
                 Err(_) => break,
             }
         }
-        let _ = fs::remove_file(socket(&self.name));
         if self.failed.is_none() {
+            let _ = fs::remove_file(socket(&self.name));
             super::launch::forget_log(&self.name);
         }
         self.held.remove();
@@ -353,7 +388,9 @@ impl Helper {
         say(&format!("it fails from now on: {why}"));
         self.failed = Some(why.to_string());
         self.engines.iter().for_each(|e| e.tell(Order::Fail));
-        self.held.remove_names();
+        if let Err(e) = self.held.give_up() {
+            say(&format!("its record stays in the way of another device of its name: {e}"));
+        }
         if let Err(e) = self.device.detach() {
             say(&format!("the kernel does not take the device down: {e}"));
         }
@@ -422,9 +459,10 @@ fn connector(
 ) -> io::Result<Sender<(usize, UnixStream)>> {
     let (lost, waiting) = mpsc::channel::<(usize, UnixStream)>();
     let body = move || {
+        let mut target = target;
         for (engine, stream) in waiting {
             await_end(stream);
-            match reconnect(&target, wait) {
+            match reconnect(&mut target, wait) {
                 Ok(stream) => {
                     // Said first: the connection may be lost again at once.
                     let _ = events.send(Event::Connected(engine));
@@ -441,10 +479,25 @@ fn connector(
     Ok(lost)
 }
 
-fn reconnect(target: &Target, wait: Duration) -> Result<UnixStream, String> {
+fn reconnect(target: &mut Target, wait: Duration) -> Result<UnixStream, String> {
     let began = Instant::now();
     let mut pause = PAUSES[0];
+    let mut asked = Instant::now();
     loop {
+        // It may be that the daemon is there, and its file was changed meanwhile.
+        if asked.elapsed() >= LOOKS_ELSEWHERE {
+            asked = Instant::now();
+            if let Some(moved) = target.moved() {
+                match moved.attempt() {
+                    Attempt::Connected(stream, _) => {
+                        *target = moved;
+                        return Ok(stream);
+                    }
+                    Attempt::Over(why) => return Err(why),
+                    Attempt::Not(_) => {}
+                }
+            }
+        }
         match target.attempt() {
             Attempt::Connected(stream, _) => return Ok(stream),
             Attempt::Over(why) => return Err(why),

@@ -63,6 +63,8 @@ impl Wanted {
         command.args(["--kind", kind.as_str().unwrap_or("auto"), "--tenure", &format!("{:032x}", self.tenure.0)]);
         command.args(self.read_only.then_some("--read-only"));
         // Nothing of its starter is kept: no folder, no terminal, and no pipe that somebody waits on to end.
+        // One that has failed may still write to the log before this one.
+        let _ = fs::remove_file(log(&self.name()));
         let said = fs::create_dir_all(RUN).and_then(|()| File::create(log(&self.name())));
         command.current_dir("/").process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(said.map_or_else(|_| Stdio::null(), Stdio::from));

@@ -35,9 +35,14 @@ pub fn fenced_name(volume: &str, tenure: TermId) -> String {
     format!("{volume}@{:032x}", tenure.0)
 }
 
-/// How a volume's device is called, in `/dev/understudy` and elsewhere.
+/// The longest name of a device: its socket's path, of which a `sun_path` takes 107 bytes.
+pub const NAME_MAX: usize = 107 - RUN.len() - "/.sock".len();
+
+/// How a volume's device is called, in `/dev/understudy` and elsewhere. No two are called alike: where either name holds a hyphen, a
+/// dot divides them, which no name holds.
 pub fn device_name(resource: &str, volume: &str) -> String {
-    format!("{resource}-{volume}")
+    let divider = if resource.contains('-') || volume.contains('-') { '.' } else { '-' };
+    format!("{resource}{divider}{volume}")
 }
 
 /// Where a volume's device is found, whatever kind it is of.
@@ -50,3 +55,20 @@ pub const LINKS: &str = "/dev/understudy";
 
 /// Where helpers keep their records and sockets: gone with the machine, as the devices are.
 pub const RUN: &str = "/run/understudy";
+
+#[cfg(test)]
+mod name_tests {
+    use super::*;
+
+    #[test]
+    fn no_two_devices_are_called_alike() {
+        assert_eq!(device_name("data", "disk0"), "data-disk0");
+        let names = ["a", "b", "a-b", "b-a", "-", "a-", "-a", "--", "a--b", "a_b"];
+        let all: Vec<String> = names.iter().flat_map(|r| names.map(|v| device_name(r, v))).collect();
+        let different: std::collections::BTreeSet<&String> = all.iter().collect();
+        assert_eq!(different.len(), all.len(), "{all:?}");
+        let longest = record::socket(&"n".repeat(NAME_MAX));
+        assert!(std::os::unix::net::SocketAddr::from_pathname(&longest).is_ok());
+        assert!(std::os::unix::net::SocketAddr::from_pathname(longest.with_extension("socke")).is_err());
+    }
+}

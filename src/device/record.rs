@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What a helper has made, or is about to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,13 +47,18 @@ impl Record {
         u64::from(crc32fast::hash(bytes.as_bytes())) << 32 | u64::from(crc32fast::hash(self.tenure.as_bytes()))
     }
 
+    /// Whether it is a device of this node.
+    pub fn is_of(&self, resource: &str, node: &str) -> bool {
+        self.resource == resource && self.node == node
+    }
+
     fn link(&self) -> PathBuf {
         Path::new(LINKS).join(self.name())
     }
 
-    /// What becomes the link when it is whole.
+    /// What becomes the link when it is whole; no device is called so.
     fn new_link(&self) -> PathBuf {
-        Path::new(LINKS).join(format!("{}.new", self.name()))
+        Path::new(LINKS).join(format!(".{}.new", self.name()))
     }
 
     /// Removes all of a device but itself. Nothing of it may be missing, or all.
@@ -75,6 +81,9 @@ impl Record {
     }
 }
 
+/// How long somebody may look at a record.
+const LOOKED_AT: Duration = Duration::from_millis(5);
+
 /// Where the helper of a device is asked.
 pub fn socket(name: &str) -> PathBuf {
     Path::new(RUN).join(format!("{name}.sock"))
@@ -82,6 +91,11 @@ pub fn socket(name: &str) -> PathBuf {
 
 fn path(name: &str) -> PathBuf {
     Path::new(RUN).join(format!("{name}.json"))
+}
+
+/// Records of devices that have failed for ever and are still in use.
+fn given_up() -> PathBuf {
+    Path::new(RUN).join("failed")
 }
 
 /// What the udev rule reads of a device.
@@ -116,15 +130,22 @@ impl Held {
     /// [`RecordError::Busy`] where a helper lives.
     pub fn take(name: &str, keep: impl Fn(&Record) -> bool) -> Result<(Held, Option<Record>), RecordError> {
         let make = |folder: &Path| fs::DirBuilder::new().recursive(true).mode(0o755).create(folder);
-        for folder in [Path::new(RUN), &Path::new(RUN).join("udev"), Path::new(LINKS)] {
+        for folder in [Path::new(RUN), &Path::new(RUN).join("udev"), &given_up(), Path::new(LINKS)] {
             make(folder).map_err(io_error("make", folder))?;
         }
         let path = path(name);
+        let mut tries = 20;
         loop {
             let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
             let file = open.map_err(io_error("open", &path))?;
             let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => file,
+                // Whoever looks at it has it for a moment, too.
+                Err(_) if tries > 0 => {
+                    tries -= 1;
+                    std::thread::sleep(LOOKED_AT);
+                    continue;
+                }
                 Err((mut file, _)) => {
                     let pid = read(&mut file).map_or(0, |r| r.pid);
                     return Err(RecordError::Busy { name: name.to_string(), pid });
@@ -136,6 +157,8 @@ impl Held {
             if fs::metadata(&path).map(id).is_ok_and(|there| there == ours) {
                 let mut held = Held { file, path, record: None };
                 let left = read(&mut held.file);
+                let kept = left.as_ref().filter(|l| keep(l)).and_then(|l| l.device.clone());
+                sweep_given_up(name, kept.as_deref());
                 return match left {
                     Some(left) if keep(&left) => Ok((held, Some(left))),
                     Some(left) => {
@@ -191,6 +214,31 @@ impl Held {
         self.record.iter().for_each(Record::remove_names);
     }
 
+    /// The device has failed for ever: its names are free for another, the record of which this is no longer.
+    ///
+    /// # Errors
+    /// Where the record stays in the way of another.
+    pub fn give_up(&mut self) -> io::Result<()> {
+        self.remove_names();
+        let Some(record) = &self.record else { return Ok(()) };
+        let name = record.name();
+        // Whoever has the record may make a socket of this name: the record goes last.
+        let _ = fs::remove_file(socket(&name));
+        let to = given_up().join(format!("{name}.{}.json", record.pid));
+        fs::rename(&self.path, &to)?;
+        self.path = to;
+        self.record = None;
+        Ok(())
+    }
+
+    /// What was begun came to nothing: all of it is taken apart.
+    pub fn discard(self) {
+        if let Some(record) = &self.record {
+            let _ = record.sweep();
+        }
+        self.remove();
+    }
+
     /// Ends the record: nothing is left of the device.
     pub fn remove(self) {
         self.remove_names();
@@ -216,7 +264,11 @@ pub struct Found {
 
 /// What there is of the device of this name.
 pub fn look(name: &str) -> Option<Found> {
-    let mut file = File::open(path(name)).ok()?;
+    look_at(&path(name))
+}
+
+fn look_at(path: &Path) -> Option<Found> {
+    let mut file = File::open(path).ok()?;
     let record = read(&mut file)?;
     let alive = match Flock::lock(file, FlockArg::LockSharedNonblock) {
         Ok(_) => false,
@@ -225,12 +277,35 @@ pub fn look(name: &str) -> Option<Found> {
     Some(Found { record, alive })
 }
 
+/// Devices of this name that have failed for ever, and are there until their last users go.
+pub fn failed(name: &str) -> Vec<Found> {
+    failed_of(name).into_iter().map(|(_, found)| found).collect()
+}
+
+fn failed_of(name: &str) -> Vec<(PathBuf, Found)> {
+    let files = fs::read_dir(given_up()).into_iter().flatten().flatten().map(|e| e.path());
+    let found = files.filter_map(|path| look_at(&path).map(|found| (path, found)));
+    found.filter(|(_, found)| found.record.name() == name).collect()
+}
+
+/// Takes apart what helpers have left that died after their devices had failed; only while no other device of that name can be made,
+/// since its mark may be the same.
+fn sweep_given_up(name: &str, kept: Option<&str>) {
+    for (path, Found { record, .. }) in failed_of(name).into_iter().filter(|(_, f)| !f.alive) {
+        let of_it = |d: &Device| Some(d.node()) == record.device && Some(d.node().as_str()) != kept;
+        // What does not go now goes with its last user: it fails, and serves nobody.
+        Device::find(&record).into_iter().filter(of_it).for_each(|device| drop(device.sweep()));
+        let _ = fs::remove_file(path);
+    }
+}
+
 /// Cleans up behind a helper that is dead. What is in use goes with its last user.
 ///
 /// # Errors
 /// [`RecordError::Busy`] where it lives; otherwise where the system refuses.
 pub fn sweep(name: &str) -> Result<(), RecordError> {
-    if fs::metadata(path(name)).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+    let nothing = failed(name).iter().all(|f| f.alive);
+    if nothing && fs::metadata(path(name)).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
         return Ok(());
     }
     Held::take(name, |_| false)?.0.remove();

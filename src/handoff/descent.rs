@@ -31,6 +31,8 @@ pub(super) enum Goal {
     Restart,
     Lost,
     Leftover,
+    /// The device has gone; it goes up again on another.
+    Anew,
 }
 
 #[derive(Debug)]
@@ -96,11 +98,12 @@ fn settles(task: Task) -> bool {
 impl Machine {
     pub(super) fn descend(&mut self, direction: Direction, goal: Goal, force: bool) {
         self.abandon_job();
+        self.leaving = false;
         let rungs = rungs(&self.plan, &self.begun, direction, &goal, force);
         let why = match &goal {
             Goal::StepDown => "asked for".to_string(),
             Goal::Fault { why } => why.clone(),
-            Goal::HandOver { .. } | Goal::Restart => self.why.clone().unwrap_or_default(),
+            Goal::HandOver { .. } | Goal::Restart | Goal::Anew => self.why.clone().unwrap_or_default(),
             Goal::Lost => "this node no longer serves".to_string(),
             Goal::Leftover => "a daemon before has left it".to_string(),
         };
@@ -245,8 +248,27 @@ impl Machine {
         }
     }
 
+    fn checks(&self) -> bool {
+        self.job.as_ref().is_some_and(|j| j.task == Task::CheckFileSystem)
+    }
+
+    pub(super) fn leave(&mut self) {
+        if !self.checks() {
+            return self.step_down(false);
+        }
+        // H5. Whoever cannot wait ends the daemon: the check lives on, and the next daemon waits for it.
+        self.owed += 1;
+        if !std::mem::replace(&mut self.leaving, true) {
+            self.note(Note::StopAwaitsCheck);
+        }
+    }
+
     pub(super) fn step_down(&mut self, force: bool) {
-        let checks = self.job.as_ref().is_some_and(|j| j.task == Task::CheckFileSystem);
+        let checks = self.checks();
+        if checks && !force && self.leaving {
+            self.owed += 1;
+            return;
+        }
         if checks && !force {
             // H5.
             let why = "a check of the file system is under way: wait for its end, or use --force, which fails the device under it";

@@ -1,8 +1,8 @@
-//! The machine: its state, going up, and looking after what is up. Going down stands in `descent`.
+//! The machine: its state, and going up. Looking after what is up stands in `watch`, going down in `descent`.
 
 use super::descent::{Descent, Goal};
 use super::report::{Direction, Note, Report, View};
-use super::{Action, Begun, Event, JobId, OnFail, Plan, Step, Task};
+use super::{Action, Begun, Event, JobId, Plan, Step, Task};
 use crate::core::Time;
 use std::collections::VecDeque;
 
@@ -12,10 +12,6 @@ const RETRY_MS: u64 = 500;
 pub(super) const GRACE_MS: u64 = 5000;
 /// What cannot be undone is tried again after this.
 pub(super) const UNABLE_MS: u64 = 5000;
-/// A node hands over once in this time because of a failure, so that nodes that all fail do not pass the role around for ever.
-const LATELY_MS: u64 = 600_000;
-/// Restarts of the service in that time.
-const RESTARTS: usize = 3;
 
 #[derive(Debug)]
 pub(super) enum State {
@@ -48,11 +44,11 @@ pub(super) struct Climb {
 
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    failed: u32,
-    unhealthy: bool,
-    next: Time,
+    pub failed: u32,
+    pub unhealthy: bool,
+    pub next: Time,
     /// Whether a peer could take over was asked.
-    asked: bool,
+    pub asked: bool,
 }
 
 /// What a job is for.
@@ -90,9 +86,11 @@ pub struct Machine {
     pub(super) orphans: Vec<Running>,
     /// Step-downs that wait for their answer.
     pub(super) owed: u32,
+    /// It steps down when the check of the file system has ended.
+    pub(super) leaving: bool,
     last_job: u64,
-    handed_over: Option<Time>,
-    restarts: Vec<Time>,
+    pub(super) handed_over: Option<Time>,
+    pub(super) restarts: Vec<Time>,
     pub(super) report: Option<Report>,
     pub(super) why: Option<String>,
     pub(super) now: Time,
@@ -111,6 +109,7 @@ impl Machine {
             job: None,
             orphans: Vec::new(),
             owed: 0,
+            leaving: false,
             last_job: 0,
             handed_over: None,
             restarts: Vec::new(),
@@ -161,6 +160,7 @@ impl Machine {
             }
             Event::Lost => self.lost(),
             Event::StepDown { force } => self.step_down(force),
+            Event::Leave => self.leave(),
             Event::PutUp if self.serving => {
                 self.wanted = true;
                 if matches!(self.state, State::Down | State::Faulted) {
@@ -168,6 +168,7 @@ impl Machine {
                 }
             }
             Event::PutUp => {}
+            Event::DeviceGone { why } => self.device_gone(why),
             Event::Ended { job, result } => self.ended(job, result),
             Event::Peer(peer) => self.peer(peer),
             Event::HandedOver(result) => self.handed_over(result),
@@ -278,6 +279,11 @@ impl Machine {
 
     pub(super) fn climb(&mut self, why: &str) {
         assert!(self.begun.is_empty(), "from the beginning");
+        if self.plan.steps.is_empty() {
+            (self.state, self.wanted) = (State::Down, false);
+            return;
+        }
+        self.act(Action::Begin);
         self.climb_from(Step::Device, why);
     }
 
@@ -347,6 +353,10 @@ impl Machine {
         if let Some(report) = &mut self.report {
             report.phase(step.name(), since, now, result.clone().err());
         }
+        if self.leaving {
+            self.wanted = false;
+            return self.descend(Direction::Down, Goal::StepDown, false);
+        }
         match result {
             Err(why) if step != Step::After => self.step_failed(step, why),
             _ => {
@@ -380,124 +390,6 @@ impl Machine {
         self.act(Action::Remember(report));
     }
 
-    // Health.
-
-    fn checked(&mut self, result: Result<(), String>) {
-        let (State::Up(watch), Some(health)) = (&mut self.state, self.plan.health) else { return };
-        watch.next = self.now.plus_ms(health.every_ms);
-        let Err(why) = result else {
-            let was_unhealthy = std::mem::take(&mut watch.unhealthy);
-            watch.failed = 0;
-            if was_unhealthy {
-                self.why = None;
-                self.note(Note::HealthBack);
-            }
-            return;
-        };
-        watch.failed = watch.failed.saturating_add(1);
-        let (count, unhealthy) = (watch.failed, watch.failed % health.fail == 0);
-        if count <= health.fail || unhealthy {
-            self.note(Note::HealthFailed { count, why: why.clone() });
-        }
-        if unhealthy {
-            self.unhealthy(health.on_fail, format!("health check: {why}"));
-        }
-    }
-
-    fn unhealthy(&mut self, on_fail: OnFail, why: String) {
-        let State::Up(watch) = &mut self.state else { return };
-        watch.unhealthy = true;
-        self.why = Some(why.clone());
-        let now = self.now;
-        self.restarts.retain(|at| now.since_us(*at) < LATELY_MS * 1000);
-        match on_fail {
-            OnFail::Report => {}
-            OnFail::Restart if self.restarts.len() < RESTARTS => {
-                self.restarts.push(now);
-                self.note(Note::ServiceRestarts { why });
-                self.descend(Direction::Down, Goal::Restart, false);
-            }
-            OnFail::Restart | OnFail::Takeover if self.has_handed_over_lately() => self.stays(HANDED_OVER_LATELY),
-            OnFail::Restart | OnFail::Takeover => {
-                if let State::Up(watch) = &mut self.state {
-                    watch.asked = true;
-                }
-                self.act(Action::AskPeer);
-            }
-        }
-    }
-
-    // Another node's turn.
-
-    fn has_handed_over_lately(&self) -> bool {
-        self.handed_over.is_some_and(|at| self.now.since_us(at) < LATELY_MS * 1000)
-    }
-
-    fn stays(&mut self, why: &str) {
-        self.note(Note::NotHandedOver { why: why.into() });
-    }
-
-    /// It failed, and is undone.
-    pub(super) fn decide(&mut self, why: String) {
-        self.why = Some(why);
-        if self.has_handed_over_lately() {
-            self.stays(HANDED_OVER_LATELY);
-            return self.faulted();
-        }
-        self.state = State::Deciding;
-        self.act(Action::AskPeer);
-    }
-
-    fn faulted(&mut self) {
-        self.state = State::Faulted;
-        let why = self.why.clone().unwrap_or_default();
-        self.note(Note::HandoffFaulted { why });
-    }
-
-    fn peer(&mut self, peer: Option<String>) {
-        match (&mut self.state, peer) {
-            (State::Deciding, Some(to)) => self.hand_over(to),
-            (State::Deciding, None) => {
-                self.stays(NOBODY);
-                self.faulted();
-            }
-            (State::Up(watch), peer) if watch.asked => {
-                watch.asked = false;
-                let unhealthy = watch.unhealthy;
-                match peer {
-                    Some(to) if unhealthy => self.descend(Direction::Down, Goal::HandOver { to }, false),
-                    Some(_) => {}
-                    None => self.stays(NOBODY),
-                }
-            }
-            _ => {}
-        }
-    }
-
-    pub(super) fn hand_over(&mut self, to: String) {
-        self.handed_over = Some(self.now);
-        self.state = State::HandingOver;
-        let why = self.why.clone().unwrap_or_default();
-        self.note(Note::HandingOver { to: to.clone(), why });
-        self.act(Action::HandOver { to });
-    }
-
-    fn handed_over(&mut self, result: Result<(), String>) {
-        if !matches!(self.state, State::HandingOver) {
-            return;
-        }
-        match result {
-            Ok(()) => {
-                self.state = State::Down;
-                self.wanted = false;
-            }
-            Err(why) => {
-                self.stays(&why);
-                self.faulted();
-            }
-        }
-    }
-
     pub fn view(&self) -> View {
         let state = match &self.state {
             State::Down => "down",
@@ -524,6 +416,3 @@ impl Machine {
         }
     }
 }
-
-const HANDED_OVER_LATELY: &str = "this node has handed over because of a failure within the last ten minutes";
-const NOBODY: &str = "no other node is in sync";

@@ -10,7 +10,7 @@
 //! | H2 | steps go up one after the other; the service never starts without its mount, nor on a node that does not serve |
 //! | H3 | steps go down in reverse; a file system is unmounted in order only when the service is down |
 //! | H4 | when the term is lost the device fails first, before anything else is undone |
-//! | H5 | a check of a file system is never killed because it takes long |
+//! | H5 | a check of a file system is never killed because it takes long, nor because the daemon ends |
 //! | H6 | what a daemon that died has left is undone before anything goes up |
 //! | H7 | what cannot be undone keeps the node out (`unable`), and is tried again |
 
@@ -21,6 +21,7 @@ mod random_tests;
 mod report;
 #[cfg(test)]
 mod tests;
+mod watch;
 #[cfg(test)]
 mod world_tests;
 
@@ -151,6 +152,17 @@ pub struct Limits {
     pub check_ms: u64,
 }
 
+impl Limits {
+    pub const DEFAULT: Limits = Limits {
+        device_ms: 30_000,
+        hooks_ms: 30_000,
+        mount_ms: 30_000,
+        address_ms: 10_000,
+        service_ms: 60_000,
+        check_ms: 10_000,
+    };
+}
+
 /// What the user's file asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -161,6 +173,9 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Nothing goes up; what is left is undone.
+    pub const NOTHING: Plan = Plan { steps: Vec::new(), limits: Limits::DEFAULT, health: None };
+
     pub fn has(&self, step: Step) -> bool {
         self.steps.contains(&step)
     }
@@ -177,8 +192,14 @@ pub enum Event {
     StepDown {
         force: bool,
     },
+    /// The daemon is about to end: as [`Event::StepDown`], but a check of the file system is waited for.
+    Leave,
     /// That came to nothing, or what failed has been mended: up again.
     PutUp,
+    /// A device that is gone, with whatever stands on it; another is made.
+    DeviceGone {
+        why: String,
+    },
     Ended {
         job: JobId,
         result: Result<(), String>,
@@ -192,6 +213,8 @@ pub enum Event {
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// It goes up from the beginning, nothing stands: what is done and undone from now on is what the file asks for now.
+    Begin,
     /// Make `begun` durable as the record, then do the task, and say how it ended. Where the record cannot be written the task is not
     /// done, and has failed.
     Start {

@@ -91,6 +91,8 @@ pub enum Note {
     FsckTakesLong {
         ms: u64,
     },
+    /// The daemon is told to stop, and does when a check of the file system has ended.
+    StopAwaitsCheck,
     /// What does not stop by itself is dealt with in the next stage.
     HandoffEscalates {
         step: Step,

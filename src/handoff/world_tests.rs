@@ -25,19 +25,31 @@ pub const FAULTS: [Course; 5] = [Course::Fails, Course::FailsDone, Course::Hangs
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blow {
     StepDown,
+    /// The daemon is told to stop.
+    Leave,
     ForcedStepDown,
     /// The term is lost.
     Lost,
     /// And opened anew.
     LostAndServes,
+    /// The device's process dies.
+    DeviceGone,
     /// The daemon dies, and is started again.
     Crash,
     /// The same, and it resumes.
     CrashAndServes,
 }
 
-pub const BLOWS: [Blow; 6] =
-    [Blow::StepDown, Blow::ForcedStepDown, Blow::Lost, Blow::LostAndServes, Blow::Crash, Blow::CrashAndServes];
+pub const BLOWS: [Blow; 8] = [
+    Blow::StepDown,
+    Blow::Leave,
+    Blow::ForcedStepDown,
+    Blow::Lost,
+    Blow::LostAndServes,
+    Blow::DeviceGone,
+    Blow::Crash,
+    Blow::CrashAndServes,
+];
 
 pub struct World {
     pub machine: Machine,
@@ -126,6 +138,7 @@ impl World {
                 self.asked += 1;
                 self.check_may_die |= force;
             }
+            Event::Leave => self.asked += 1,
             _ => {}
         }
         self.machine.handle(self.now, event);
@@ -135,6 +148,7 @@ impl World {
     fn carry_out(&mut self) {
         while let Some(action) = self.machine.next_action() {
             match action {
+                Action::Begin => assert!(self.stands.is_empty() && self.record.is_empty(), "it begins on nothing"),
                 Action::Start { job, task, begun } => self.start(job, task, begun),
                 Action::Kill { job } => {
                     let Some((task, _, killed)) = self.running.get_mut(&job) else { continue };
@@ -265,12 +279,14 @@ impl World {
     pub fn strike(&mut self, blow: Blow) {
         match blow {
             Blow::StepDown => self.tell(Event::StepDown { force: false }),
+            Blow::Leave => self.tell(Event::Leave),
             Blow::ForcedStepDown => self.tell(Event::StepDown { force: true }),
             Blow::Lost => self.tell(Event::Lost),
             Blow::LostAndServes => {
                 self.tell(Event::Lost);
                 self.tell(Event::Serve);
             }
+            Blow::DeviceGone => self.tell(Event::DeviceGone { why: "its process died".into() }),
             Blow::Crash | Blow::CrashAndServes => {
                 self.crash();
                 if blow == Blow::CrashAndServes {

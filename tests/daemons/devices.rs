@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Output, Stdio};
 use std::time::{Duration, Instant};
 use understudy::core::Command;
-use understudy::device::{link, record};
+use understudy::device::{device_name, link, record};
 
 /// A cluster with devices, and mounts; both are gone when it is dropped, whatever happened.
 struct Stage {
@@ -87,7 +87,22 @@ impl Stage {
 
     /// The name in `/run/understudy`.
     fn record(&self) -> Option<record::Found> {
-        record::look(&format!("{}-{VOLUME}", self.name))
+        record::look(&self.device_name())
+    }
+
+    fn device_name(&self) -> String {
+        device_name(&self.name, VOLUME)
+    }
+
+    /// Where its process says what it has to say.
+    fn log(&self) -> PathBuf {
+        Path::new("/run/understudy").join(format!("{}.log", self.device_name()))
+    }
+
+    /// The process of a device that has failed has ended.
+    #[track_caller]
+    fn await_failed_gone(&self) {
+        eventually("its process has ended", || record::failed(&self.device_name()).is_empty());
     }
 
     fn kernel_name(&self) -> String {
@@ -143,9 +158,8 @@ impl Drop for Stage {
             let _ = self.cluster.tool("detach", node, &["--force"]);
         }
         if std::thread::panicking() {
-            let log = format!("/run/understudy/{}-{VOLUME}.log", self.name);
-            println!("--- the device's process: {}", fs::read_to_string(&log).unwrap_or_default());
-            let _ = fs::remove_file(log);
+            println!("--- the device's process: {}", fs::read_to_string(self.log()).unwrap_or_default());
+            let _ = fs::remove_file(self.log());
         }
     }
 }
@@ -265,11 +279,10 @@ fn a_device_fails_for_ever_once_another_node_has_served() {
     let fresh = File::open(format!("/dev/{kernel_name}")).unwrap();
     assert!(fresh.read_exact_at(&mut [0; 4096], 1 << 20).is_err());
     drop((user, fresh));
-    eventually("its process has ended", || stage.record().is_none());
-    let log = format!("/run/understudy/{}-{VOLUME}.log", stage.name);
-    let said = fs::read_to_string(&log).unwrap();
+    stage.await_failed_gone();
+    let said = fs::read_to_string(stage.log()).unwrap();
     assert!(said.contains("it fails from now on"), "{said}");
-    fs::remove_file(log).unwrap();
+    fs::remove_file(stage.log()).unwrap();
     stage.assert_nothing_left(&kernel_name);
     assert!(stage.cluster.client(1).read(0, 4096).unwrap() == block_of(1));
 }
@@ -300,8 +313,8 @@ fn a_device_in_use_is_not_taken_down_but_by_force() {
     assert!(!stage.device().exists());
     user.kill().unwrap();
     user.wait().unwrap();
-    eventually("its process has ended", || stage.record().is_none());
-    let _ = fs::remove_file(format!("/run/understudy/{}-{VOLUME}.log", stage.name));
+    stage.await_failed_gone();
+    let _ = fs::remove_file(stage.log());
     stage.assert_nothing_left(&kernel_name);
     // Nobody makes it again behind the operator's back; by hand it can be made.
     std::thread::sleep(Duration::from_millis(1500));
@@ -309,6 +322,56 @@ fn a_device_in_use_is_not_taken_down_but_by_force() {
     must(stage.cluster.tool("attach", 0, &[]));
     must(stage.cluster.command(0, &Command::Demote { force: false }));
     assert!(!stage.device().exists());
+}
+
+/// Its last user may take for ever to go, and the node serves again meanwhile.
+#[test]
+fn a_device_that_has_failed_is_in_nobodys_way() {
+    if !is_possible() {
+        return;
+    }
+    let mut stage = Stage::new("in-the-way", &["alpha", "beta"], "32MiB", "fuse");
+    let failed = stage.kernel_name();
+    let user = File::open(stage.device()).unwrap();
+    let said = must(stage.cluster.tool("demote", 0, &["--force"]));
+    println!("{said}");
+    assert!(stage.record().is_none() && !stage.device().exists());
+    assert_eq!(record::failed(&stage.device_name()).len(), 1);
+    stage.cluster.await_status(0, "it can be promoted", |s| s["peers"][0]["state"] != "down");
+    eventually("it is promoted", || stage.cluster.promote(0).is_ok());
+    stage.await_device();
+    assert_ne!(stage.kernel_name(), failed);
+    File::open(stage.device()).unwrap().read_exact_at(&mut [0; 4096], 0).unwrap();
+    assert!(user.read_exact_at(&mut [0; 4096], 1 << 20).is_err(), "the old one fails");
+    // The process of the one that has failed is killed: what it has left goes before the next device is made.
+    let dead = record::failed(&stage.device_name()).remove(0).record.pid;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(dead as i32), Signal::SIGKILL).unwrap();
+    drop(user);
+    stage.await_device();
+    File::open(stage.device()).unwrap().read_exact_at(&mut [0; 4096], 1 << 20).unwrap();
+    let kernel_name = stage.kernel_name();
+    must(stage.cluster.tool("detach", 0, &[]));
+    assert!(must(stage.cluster.tool("detach", 0, &[])).contains("has no device"));
+    stage.await_failed_gone();
+    stage.assert_nothing_left(&kernel_name);
+}
+
+/// The daemon is restarted with another socket in its file, while a device of it is in use.
+#[test]
+fn a_device_finds_its_daemon_where_it_has_moved_to() {
+    if !is_possible() {
+        return;
+    }
+    let mut stage = Stage::new("moves", &["alpha"], "32MiB", "fuse");
+    let (helper, user) = (stage.helper(), File::open(stage.device()).unwrap());
+    must(stage.cluster.kill(0));
+    let moved = stage.cluster.dir(0).join("elsewhere.sock");
+    let text = fs::read_to_string(stage.cluster.file()).unwrap();
+    let line = format!("[node.alpha]\nnbd = [\"unix:{}\"]", moved.display());
+    fs::write(stage.cluster.file(), text.replace("[node.alpha]", &line)).unwrap();
+    must(stage.cluster.start(0));
+    user.read_exact_at(&mut [0; 4096], 1 << 20).unwrap();
+    assert!(moved.exists() && stage.helper() == helper);
 }
 
 #[test]

@@ -147,6 +147,11 @@ impl Hosts {
         hosts
     }
 
+    /// Of the resource.
+    pub fn name(&self) -> &str {
+        &self.prefix
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -171,11 +176,13 @@ impl Hosts {
             ip(&format!("-n {namespace} link set lo up"));
             ip(&format!("-n {namespace} addr add 10.77.0.{}/24 dev eth0", index + 1));
             ip(&format!("-n {namespace} link set eth0 up"));
-            let line = "mount -t tmpfs tmpfs /run/understudy && mount -t tmpfs tmpfs /dev/understudy && echo && exec sleep infinity";
+            // A machine has its own control groups; where it has none, the test that needs them says so.
+            let line = "mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t tmpfs tmpfs /run/understudy && mount -t tmpfs tmpfs /dev/understudy && echo && exec sleep infinity";
             let mut holder = Command::new("ip")
                 .args(["netns", "exec", &namespace, "unshare", "--mount", "--propagation", "private", "sh", "-c", line])
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
+                .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
             let mut ready = String::new();
@@ -284,9 +291,28 @@ impl Hosts {
         let pid = host.holder.id().to_string();
         let mut daemon = Command::new("nsenter");
         daemon.args(["--target", &pid, "--mount", "--net"]).arg(exe()).arg("run").arg(file);
+        // Stand-ins of a test for programs of the machine.
+        let path =
+            format!("{}:{}", self.folder.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
+        daemon.env("PATH", path);
         daemon.args(["--node", NAMES[node]]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         host.daemon = Some(daemon.spawn().unwrap());
         eventually("the daemon answers", || self.tool("status", node, &[]).is_ok());
+    }
+
+    pub fn is_running(&mut self, node: usize) -> bool {
+        self.hosts[node].daemon.as_mut().is_some_and(|d| matches!(d.try_wait(), Ok(None)))
+    }
+
+    /// What the daemon has said since it was started.
+    pub fn said(&self, node: usize) -> String {
+        let name = format!("{}.{}.err", NAMES[node], self.hosts[node].starts);
+        fs::read_to_string(self.path(&name)).unwrap_or_default()
+    }
+
+    /// A process in the machine's namespaces.
+    pub fn holder(&self, node: usize) -> u32 {
+        self.hosts[node].holder.id()
     }
 
     pub fn stop(&mut self, node: usize) {
@@ -324,7 +350,10 @@ impl Hosts {
         let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
         let is_dead = |pid: u32| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit_once(") ").is_none_or(|(_, tail)| tail.starts_with('Z') || tail.starts_with('X'))
+            let dead = stat.rsplit_once(") ").is_none_or(|(_, tail)| tail.starts_with(['Z', 'X']));
+            // A thread of it may still be at work: were it a device's, and the last one of the namespace, its own file system would
+            // be unmounted in its end, and wait for it.
+            dead && fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1
         };
         pids.filter(|p| *p != holder && ours.is_some() && of(*p) == ours && !is_dead(*p)).collect()
     }
@@ -356,6 +385,11 @@ impl Hosts {
     /// On the machine of the clients.
     pub fn on_the_link(&self, words: &str) {
         ip(&format!("-n {}-c {words}", self.prefix));
+    }
+
+    pub fn ask_the_link(&self, words: &str) -> String {
+        let words = format!("-n {}-c {words}", self.prefix);
+        succeed("ip", &words.split(' ').collect::<Vec<_>>())
     }
 
     pub fn tool(&self, command: &str, node: usize, more: &[&str]) -> Result<String, String> {

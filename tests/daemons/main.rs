@@ -12,6 +12,8 @@ mod dry_run;
 mod full_disk;
 mod garbage;
 mod handoff;
+mod handoff_left;
+mod handoff_steps;
 mod holes;
 mod hosts;
 mod link;

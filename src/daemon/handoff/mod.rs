@@ -1,7 +1,9 @@
 //! Carries out what [`crate::handoff`] decides: a thread of the daemon, with a process for each task.
 
+mod guard;
 mod jobs;
 mod record;
+mod service;
 mod spec;
 pub mod task;
 
@@ -15,29 +17,33 @@ use crate::config::Settings;
 use crate::control::Backend;
 use crate::core::{Command, TermId, Time};
 use crate::handoff::{Action, Begun, Direction, Event, JobId, Machine, Plan, Report, Task};
+use guard::Guard;
 use jobs::Job;
 use record::Record;
 use serde_json::{Value, json};
 use spec::Spec;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
-use understudy_kernel::watchdog::Watchdog;
 
 /// A watchdog is fed so often at least.
 const FEED: Duration = Duration::from_secs(1);
+
+/// A defect: nobody knows what stands.
+const DIED: &str =
+    "the thread that looks after the handoff has died: end the daemon, whose successor undoes what stands";
 
 /// What the thread is told.
 enum Order {
     Serve { tenure: TermId },
     StopServing,
     StepDown { force: bool, reply: Sender<Result<(), String>> },
+    Leave { reply: Sender<Result<(), String>> },
     Event(Event),
 }
 
-/// Tells the thread, from any other. Where the file has no `[handoff]` there is none, and nothing to do.
+/// Tells the thread, from any other. Where the file has no `[handoff]`, and none has left anything, there is none, and nothing to do.
 #[derive(Clone, Default)]
 pub struct Handoffs(Option<Reach>);
 
@@ -56,7 +62,7 @@ struct Prepared {
     plan: Plan,
     spec: Spec,
     record: Record,
-    watchdog: Option<PathBuf>,
+    guard: Guard,
 }
 
 impl Handoffs {
@@ -65,8 +71,8 @@ impl Handoffs {
     /// # Errors
     /// In words, where it cannot be done here.
     pub fn new(settings: &Settings) -> Result<(Handoffs, Waiting), String> {
-        let Some(handoff) = &settings.handoff else { return Ok((Handoffs(None), Waiting(None))) };
-        if (handoff.mount.is_some() || handoff.address.is_some()) && !nix::unistd::geteuid().is_root() {
+        let takes_root = |h: &crate::config::Handoff| h.mount.is_some() || h.address.is_some();
+        if settings.handoff.as_ref().is_some_and(takes_root) && !nix::unistd::geteuid().is_root() {
             return Err(
                 "the file's [handoff] mounts or moves an address, which takes root: run this daemon as root".into()
             );
@@ -78,11 +84,17 @@ impl Handoffs {
                 path.display()
             )
         })?;
-        let spec = Spec::new(settings, handoff);
+        let handoff = settings.handoff.as_ref();
+        let guard = Guard::new(handoff.and_then(|h| h.watchdog.clone()), &settings.dir);
+        // What a daemon before has left is undone whatever the file says now.
+        if handoff.is_none() && record.left().is_none() && !guard.is_left() {
+            return Ok((Handoffs(None), Waiting(None)));
+        }
+        let spec = handoff.map_or_else(|| Spec::nothing(settings), |h| Spec::new(settings, h));
+        let plan = handoff.map_or(Plan::NOTHING, |h| h.plan.clone());
         let (sender, orders) = mpsc::channel();
         let reach = Reach { orders: sender, view: Arc::new(Mutex::new(Value::Null)) };
-        let (plan, watchdog) = (handoff.plan.clone(), handoff.watchdog.clone());
-        let prepared = Prepared { orders, reach: reach.clone(), plan, spec, record, watchdog };
+        let prepared = Prepared { orders, reach: reach.clone(), plan, spec, record, guard };
         Ok((Handoffs(Some(reach)), Waiting(Some(Box::new(prepared)))))
     }
 
@@ -112,12 +124,27 @@ impl Handoffs {
         }
         let (reply, answer) = mpsc::channel();
         self.tell(Order::StepDown { force, reply });
-        answer.recv().unwrap_or(Ok(()))
+        answer.recv().unwrap_or_else(|_| Err(DIED.into()))
+    }
+
+    /// The same before the daemon ends, which waits for a check of the file system.
+    pub fn leave(&self) -> Result<(), String> {
+        if !self.is_there() {
+            return Ok(());
+        }
+        let (reply, answer) = mpsc::channel();
+        self.tell(Order::Leave { reply });
+        answer.recv().unwrap_or_else(|_| Err(DIED.into()))
     }
 
     /// That came to nothing, or what failed has been mended: up again.
     pub fn put_up(&self) {
         self.tell(Order::Event(Event::PutUp));
+    }
+
+    /// A device that was there fails, and another is made.
+    pub fn device_gone(&self, why: &str) {
+        self.tell(Order::Event(Event::DeviceGone { why: why.to_string() }));
     }
 
     /// For the status; null where there is no handoff.
@@ -132,7 +159,8 @@ impl Waiting {
     /// Where the system has no thread to give.
     pub fn start(self, events: LoopHandle, devices: Devices) -> std::io::Result<()> {
         let Some(prepared) = self.0 else { return Ok(()) };
-        let Prepared { orders, reach, plan, spec, record, watchdog } = *prepared;
+        let Prepared { orders, reach, plan, spec, record, guard } = *prepared;
+        let asks_for_nothing = plan.steps.is_empty();
         let (left, begun) = match record.left() {
             Some(left) => (left.spec.clone(), left.begun.clone()),
             None => (spec.clone(), Begun::new()),
@@ -150,7 +178,8 @@ impl Waiting {
                 jobs: BTreeMap::new(),
                 replies: Vec::new(),
                 tenure: None,
-                watchdog: watchdog.map(|path| (path, None)),
+                guard,
+                asks_for_nothing,
             };
             runner.run(&orders);
         };
@@ -175,15 +204,21 @@ struct Runner {
     jobs: BTreeMap<JobId, Job>,
     replies: Vec<Sender<Result<(), String>>>,
     tenure: Option<TermId>,
-    watchdog: Option<(PathBuf, Option<Watchdog>)>,
+    guard: Guard,
+    /// The file has no `[handoff]`: what is left is undone.
+    asks_for_nothing: bool,
 }
 
 impl Runner {
     fn run(&mut self, orders: &Receiver<Order>) {
+        if let Err(e) = self.guard.take_up() {
+            self.complain(&format!("the watchdog that a daemon before has armed cannot be opened: {e}"));
+        }
         self.carry_out();
+        self.feed();
         loop {
             let left = self.machine.deadline().map(|d| Duration::from_micros(d.since_us(now())));
-            let fed = self.is_armed().then_some(FEED);
+            let fed = self.guard.is_armed().then_some(FEED);
             let order = match left.into_iter().chain(fed).min() {
                 Some(timeout) => orders.recv_timeout(timeout),
                 None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -213,6 +248,10 @@ impl Runner {
                 self.replies.push(reply);
                 Event::StepDown { force }
             }
+            Order::Leave { reply } => {
+                self.replies.push(reply);
+                Event::Leave
+            }
             Order::Event(event) => {
                 if let Event::Ended { job, .. } = &event {
                     self.jobs.remove(job);
@@ -226,6 +265,7 @@ impl Runner {
     fn carry_out(&mut self) {
         while let Some(action) = self.machine.next_action() {
             match action {
+                Action::Begin => self.begin(),
                 Action::Start { job, task, begun } => self.start(job, task, &begun),
                 Action::Kill { job } => {
                     if let Some(job) = self.jobs.get(&job) {
@@ -241,6 +281,8 @@ impl Runner {
                 Action::AskPeer => self.ask_peer(),
                 Action::HandOver { to } => self.hand_over(to),
                 Action::SteppedDown(result) => {
+                    // Whoever hears it may end this process.
+                    self.feed();
                     // In the order in which they were asked; each hears how it stands now.
                     if !self.replies.is_empty() {
                         let _ = self.replies.remove(0).send(result);
@@ -249,9 +291,9 @@ impl Runner {
                 Action::Note(note) => drop(self.events.send(Request::NoteHandoff { note })),
                 Action::Remember(report) => self.remember(&report),
                 Action::Reset => {
-                    if let Some(watchdog) = self.watchdog.as_mut().and_then(|(_, w)| w.take()) {
+                    if self.guard.is_armed() {
                         self.complain("what is left of the service cannot be ended: the watchdog resets this machine");
-                        watchdog.bite();
+                        self.guard.bite();
                     }
                 }
             }
@@ -280,11 +322,6 @@ impl Runner {
                 | Task::StartService
                 | Task::CheckHealth
         );
-        if task == Task::AwaitDevice {
-            self.left = self.spec.clone();
-            self.begin_log();
-            self.arm();
-        }
         let ended = self.ended(job);
         if let Err(e) = self.record.write(begun, &self.left) {
             if goes_up {
@@ -300,7 +337,14 @@ impl Runner {
         let why = self.machine.view().way.map(|w| w.why).unwrap_or_default();
         let tenure = self.tenure.map(|t| format!("{:032x}", t.0));
         let work = Work { task, spec: self.left.clone(), tenure, why };
-        match Job::start(&work, ended) {
+        let events = self.events.clone();
+        let done = move |result, remark: Option<String>| {
+            if let Some(what) = remark {
+                events.send(Request::Note { happening: super::Happening::ServiceRemark { what } });
+            }
+            ended(result);
+        };
+        match Job::start(&work, done) {
             Ok(started) => drop(self.jobs.insert(job, started)),
             Err(e) => self.ended(job)(Err(format!("no process can be started for it: {e}"))),
         }
@@ -314,9 +358,14 @@ impl Runner {
         }
     }
 
-    /// What services and hooks say is kept from one way up to the next.
-    fn begin_log(&self) {
+    /// From the beginning: what is done and undone from now on is what the file asks for now.
+    fn begin(&mut self) {
+        self.left = self.spec.clone();
+        // What services and hooks say is kept from one way up to the next.
         let _ = std::fs::File::create(self.spec.dir.join("handoff.log"));
+        if let Err(e) = self.guard.arm() {
+            self.complain(&format!("the watchdog cannot be opened: {e}"));
+        }
     }
 
     fn ask_peer(&self) {
@@ -369,41 +418,17 @@ impl Runner {
             spec::ServiceSpec::Unit(unit) => unit,
             spec::ServiceSpec::Commands { start, .. } => start,
         }));
+        if self.asks_for_nothing && self.machine.view().state == "down" {
+            view = Value::Null;
+        }
         if let Ok(mut held) = self.reach.view.lock() {
             *held = view;
         }
     }
 
-    // The watchdog runs while something may stand.
-
-    fn is_armed(&self) -> bool {
-        self.watchdog.as_ref().is_some_and(|(_, w)| w.is_some())
-    }
-
-    fn arm(&mut self) {
-        let Some((path, held @ None)) = &mut self.watchdog else { return };
-        match Watchdog::arm(path) {
-            Ok(armed) => *held = Some(armed),
-            Err(e) => {
-                let what = format!("the watchdog {} cannot be opened: {e}", path.display());
-                self.complain(&what);
-            }
-        }
-    }
-
     fn feed(&mut self) {
         let nothing_stands = self.machine.view().state == "down";
-        let Some((_, held)) = &mut self.watchdog else { return };
-        let done = match held.as_mut().map(Watchdog::feed) {
-            Some(Ok(())) => Ok(()),
-            Some(Err(e)) => Err(e),
-            None => return,
-        };
-        let done = done.and_then(|()| match held.take_if(|_| nothing_stands) {
-            Some(watchdog) => watchdog.disarm(),
-            None => Ok(()),
-        });
-        if let Err(e) = done {
+        if let Err(e) = self.guard.feed(nothing_stands) {
             self.complain(&format!("the watchdog does not answer: {e}"));
         }
     }

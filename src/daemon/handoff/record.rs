@@ -1,7 +1,7 @@
 //! What is begun and not undone, on disk (H1), and the history of earlier ways.
 
-use super::spec::{Spec, claim_path};
-use crate::handoff::{Begun, Step};
+use super::spec::{CLAIMS, Spec, claim_path};
+use crate::handoff::Begun;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -44,10 +44,8 @@ impl Record {
         };
         let mut record = Record { path, boot, written };
         if record.written.as_ref().is_some_and(|l| l.boot != record.boot) {
-            let spec = record.written.take().map(|l| l.spec);
-            spec.iter().flat_map(|s| [Step::Mount, Step::Address].map(|step| claim_path(s, step))).for_each(|path| {
-                let _ = fs::remove_file(path);
-            });
+            record.written = None;
+            CLAIMS.iter().for_each(|what| drop(fs::remove_file(claim_path(dir, what))));
         }
         Ok(record)
     }
@@ -73,8 +71,10 @@ impl Record {
 }
 
 /// Replaces a file by another, durably.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
     let mut file = File::create(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
@@ -107,6 +107,7 @@ pub fn remember(dir: &Path, entry: &Value) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handoff::Step;
 
     fn spec(dir: &Path) -> Spec {
         Spec {
@@ -130,7 +131,7 @@ mod tests {
         let mut record = Record::open(dir.path()).unwrap();
         assert!(record.left().is_none());
         record.write(&Begun::from([Step::Mount]), &spec).unwrap();
-        fs::write(claim_path(&spec, Step::Mount), "7:0").unwrap();
+        fs::write(claim_path(dir.path(), "mount"), "7:0 /mnt").unwrap();
         let again = Record::open(dir.path()).unwrap();
         assert_eq!(
             again.left().map(|l| (l.begun.clone(), l.spec.clone())),
@@ -139,7 +140,7 @@ mod tests {
         let text = fs::read_to_string(dir.path().join("handoff")).unwrap().replace(&again.boot, "another");
         fs::write(dir.path().join("handoff"), text).unwrap();
         assert!(Record::open(dir.path()).unwrap().left().is_none());
-        assert!(!claim_path(&spec, Step::Mount).exists());
+        assert!(!claim_path(dir.path(), "mount").exists());
         fs::write(dir.path().join("handoff"), "garbage").unwrap();
         assert!(Record::open(dir.path()).is_err());
     }

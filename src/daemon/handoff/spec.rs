@@ -3,9 +3,9 @@
 
 use crate::config::{Handoff, Service, Settings};
 use crate::device::{device_name, link};
-use crate::handoff::{Direction, Step, Task};
+use crate::handoff::{Direction, Task};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// See the module's page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,22 @@ impl Spec {
         }
     }
 
+    /// Of a node whose file asks for no handoff.
+    pub fn nothing(settings: &Settings) -> Spec {
+        Spec {
+            resource: settings.node.resource.clone(),
+            node: settings.node.my_name().to_string(),
+            dir: settings.dir.clone(),
+            devices: Vec::new(),
+            mount: None,
+            address: None,
+            service: None,
+            check: None,
+            before: Vec::new(),
+            after: Vec::new(),
+        }
+    }
+
     /// What every process of the service has in its environment.
     pub fn mark(&self) -> (String, String) {
         ("UNDERSTUDY_SERVICE".into(), format!("{}/{}", self.resource, self.node))
@@ -123,7 +139,10 @@ impl Work {
     }
 }
 
-/// The claim of a step: a file that says what this node itself has put there.
-pub fn claim_path(spec: &Spec, step: Step) -> PathBuf {
-    spec.dir.join(format!("handoff.{}", step.name()))
+/// A claim: a file that says what this node itself has put somewhere.
+pub fn claim_path(dir: &Path, what: &str) -> PathBuf {
+    dir.join(format!("handoff.{what}"))
 }
+
+/// All of them that do not outlive the machine.
+pub const CLAIMS: [&str; 4] = ["mount", "address", "service", "watchdog"];

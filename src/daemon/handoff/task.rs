@@ -1,15 +1,17 @@
 //! One task, in a process of its own: what may hang hangs there, and is killed with its process group.
 
+use super::record::replace;
 use super::spec::{AddressSpec, MountSpec, ServiceSpec, Spec, Work, claim_path};
 use crate::child::{self, Fate};
 use crate::device::{link, record};
-use crate::handoff::{Step, Task};
+use crate::handoff::Task;
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use understudy_kernel::address::{self, Network};
@@ -17,23 +19,44 @@ use understudy_kernel::holders::{self, Holder};
 use understudy_kernel::{announce, mounting};
 
 /// How often something that is waited for is looked at.
-const LOOK: Duration = Duration::from_millis(10);
+pub(super) const LOOK: Duration = Duration::from_millis(10);
+
+/// What hooks and commands say is kept up to this; then the log begins anew.
+const LOG_MAX: u64 = 1 << 20;
+
+/// What is claimed.
+const MOUNT: &str = "mount";
+const ADDRESS: &str = "address";
 
 /// Does it, and says in one line on `out` what came of it.
 pub fn run(work: &Work, out: &mut dyn Write) {
     let said = match work.perform() {
-        Ok(()) => json!({ "ok": true }),
+        Ok(remark) => json!({ "ok": true, "remark": remark }),
         Err(why) => json!({ "failed": why }),
     };
     let _ = writeln!(out, "{said}");
 }
 
-fn words(what: impl std::fmt::Display) -> impl Fn(io::Error) -> String {
+pub(super) fn words(what: impl std::fmt::Display) -> impl Fn(io::Error) -> String {
     move |e| format!("{what}: {e}")
 }
 
 impl Work {
-    fn perform(&self) -> Result<(), String> {
+    /// What becomes of it when the daemon ends (H5).
+    pub fn fate(&self) -> Fate {
+        if self.task == Task::CheckFileSystem { Fate::LivesOn } else { Fate::DiesWithUs }
+    }
+
+    /// Does it; what people should know of that.
+    fn perform(&self) -> Result<Option<String>, String> {
+        if self.task == Task::StartService {
+            self.check_mount()?;
+            return self.start_service();
+        }
+        self.perform_plainly().map(|()| None)
+    }
+
+    fn perform_plainly(&self) -> Result<(), String> {
         let spec = &self.spec;
         match self.task {
             Task::AwaitDevice => self.await_devices(),
@@ -42,7 +65,6 @@ impl Work {
             Task::CheckFileSystem => need(&spec.mount).and_then(|m| self.check_file_system(m)),
             Task::Mount => need(&spec.mount).and_then(|m| mount(spec, m)),
             Task::AddAddress => need(&spec.address).and_then(|a| add_address(spec, a)),
-            Task::StartService => self.start_service(),
             Task::CheckHealth => self.check_health(),
             Task::StopService => self.stop_service(),
             Task::KillService => self.kill_service(),
@@ -51,15 +73,16 @@ impl Work {
             Task::UnmountLazily => unmount(spec, true),
             Task::TerminateHolders => end_holders(spec, Signal::SIGTERM),
             Task::KillHolders => end_holders(spec, Signal::SIGKILL),
-            // The daemon's own threads do this.
-            Task::FailDevices => Ok(()),
+            // Above; and the daemon's own threads fail devices.
+            Task::StartService | Task::FailDevices => Ok(()),
         }
     }
 
     fn await_devices(&self) -> Result<(), String> {
         let spec = &self.spec;
-        let is_ours =
-            |f: &record::Found| f.alive && f.record.node == spec.node && Some(&f.record.tenure) == self.tenure.as_ref();
+        let is_ours = |f: &record::Found| {
+            f.alive && f.record.is_of(&spec.resource, &spec.node) && Some(&f.record.tenure) == self.tenure.as_ref()
+        };
         let is_there = |name: &String| {
             let Some(record) = record::look(name).filter(is_ours).map(|f| f.record) else { return false };
             let Some(device) = &record.device else { return false };
@@ -72,8 +95,11 @@ impl Work {
     }
 
     /// A shell's line, with what it says in the node's `handoff.log`.
-    fn command(&self, line: &str) -> io::Result<(Command, u64)> {
+    pub(super) fn command(&self, line: &str) -> io::Result<(Command, u64)> {
         let log = OpenOptions::new().create(true).append(true).open(self.spec.dir.join("handoff.log"))?;
+        if log.metadata()?.len() > LOG_MAX {
+            log.set_len(0)?;
+        }
         let from = log.metadata()?.len();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", line]).current_dir("/").envs(self.environment());
@@ -81,12 +107,12 @@ impl Work {
         Ok((command, from))
     }
 
-    fn shell(&self, line: &str) -> Result<(), String> {
+    pub(super) fn shell(&self, line: &str) -> Result<(), String> {
         let (mut command, from) = self.command(line).map_err(words("handoff.log"))?;
         self.finish(line, child::spawn_beside(&mut command, Fate::DiesWithUs), from)
     }
 
-    fn finish(&self, line: &str, spawned: io::Result<std::process::Child>, from: u64) -> Result<(), String> {
+    pub(super) fn finish(&self, line: &str, spawned: io::Result<std::process::Child>, from: u64) -> Result<(), String> {
         let status = spawned.and_then(|mut child| child.wait()).map_err(words(line))?;
         if status.success() {
             return Ok(());
@@ -98,12 +124,19 @@ impl Work {
         Err(format!("`{line}` failed ({status}): {last}"))
     }
 
-    /// Repairs what can be repaired without asking.
+    /// Repairs what can be repaired without asking. It lives on when the daemon ends, and whoever comes next waits for it.
     fn check_file_system(&self, mount: &MountSpec) -> Result<(), String> {
+        let under_way = await_check(&self.spec)?;
         let device = fs::canonicalize(&mount.device).map_err(words(mount.device.display()))?;
+        let numbers = mounting::numbers(&device).map_err(words(device.display()))?;
+        if let Some(there) = mounting::anywhere(&numbers).first() {
+            return Err(format!("{} is mounted at {}: take it off first", device.display(), there.at.display()));
+        }
         let line = format!("exec fsck.{} -p {}", mount.kind, device.display());
         let (mut command, from) = self.command(&line).map_err(words("handoff.log"))?;
-        let status = child::spawn_beside(&mut command, Fate::DiesWithUs).and_then(|mut c| c.wait());
+        // Whoever has the descriptor has the lock.
+        command.stdin(under_way.try_clone().map_err(words("handoff.check"))?);
+        let status = child::spawn_beside(&mut command, Fate::LivesOn).and_then(|mut c| c.wait());
         match status.map_err(words(&line))?.code() {
             // Bits: 1 it was repaired; 2 it was, and the machine should be restarted if it was mounted, which it was not.
             Some(0..=3) => Ok(()),
@@ -126,25 +159,16 @@ impl Work {
         }
     }
 
-    fn start_service(&self) -> Result<(), String> {
-        // H2, once more where it counts.
-        if let Some(mount) = &self.spec.mount {
-            let ours = fs::canonicalize(&mount.device).and_then(|d| mounting::numbers(&d));
-            let ours = ours.map_err(words(mount.device.display()))?;
-            let at = fs::canonicalize(&mount.at).map_err(words(mount.at.display()))?;
-            if mounting::at(&at).is_none_or(|m| m.device != ours) {
-                return Err(format!("{} is not mounted", mount.at.display()));
-            }
+    /// H2, once more where it counts.
+    fn check_mount(&self) -> Result<(), String> {
+        let Some(mount) = &self.spec.mount else { return Ok(()) };
+        let ours = fs::canonicalize(&mount.device).and_then(|d| mounting::numbers(&d));
+        let ours = ours.map_err(words(mount.device.display()))?;
+        let at = fs::canonicalize(&mount.at).map_err(words(mount.at.display()))?;
+        if mounting::at(&at).is_none_or(|m| m.device != ours) {
+            return Err(format!("{} is not mounted", mount.at.display()));
         }
-        match need(&self.spec.service)? {
-            ServiceSpec::Unit(unit) => self.shell(&format!("exec systemctl --no-ask-password start {unit}")),
-            ServiceSpec::Commands { start, .. } => {
-                let (mut command, from) = self.command(start).map_err(words("handoff.log"))?;
-                let (name, value) = self.spec.mark();
-                command.env(name, value);
-                self.finish(start, child::spawn_beside(&mut command, Fate::LivesOn), from)
-            }
-        }
+        Ok(())
     }
 
     fn check_health(&self) -> Result<(), String> {
@@ -156,64 +180,75 @@ impl Work {
             _ => Ok(()),
         }
     }
-
-    fn marked(&self) -> Vec<Holder> {
-        let (name, value) = self.spec.mark();
-        holders::of_mark(&format!("{name}={value}"))
-    }
-
-    fn stop_service(&self) -> Result<(), String> {
-        match &self.spec.service {
-            None => Ok(()),
-            Some(ServiceSpec::Unit(unit)) => self.shell(&format!("exec systemctl --no-ask-password stop {unit}")),
-            Some(ServiceSpec::Commands { stop, .. }) => {
-                let stopped = self.shell(stop);
-                // It may only have been told to end; the time limit is not this one's to keep.
-                while stopped.is_ok() && !self.marked().is_empty() {
-                    std::thread::sleep(LOOK);
-                }
-                stopped
-            }
-        }
-    }
-
-    fn kill_service(&self) -> Result<(), String> {
-        if let Some(ServiceSpec::Unit(unit)) = &self.spec.service {
-            // Fails where it has no process; stopped it must be, or systemd would start it again.
-            let _ = self.shell(&format!("exec systemctl --no-ask-password kill --signal=SIGKILL {unit}"));
-            return self.shell(&format!("exec systemctl --no-ask-password stop {unit}"));
-        }
-        loop {
-            let left = self.marked();
-            if left.is_empty() {
-                return Ok(());
-            }
-            left.iter().for_each(|process| process.signal(Signal::SIGKILL));
-            std::thread::sleep(LOOK);
-        }
-    }
 }
 
-fn need<T>(part: &Option<T>) -> Result<&T, String> {
+pub(super) fn need<T>(part: &Option<T>) -> Result<&T, String> {
     part.as_ref().ok_or_else(|| "the file no longer asks for it".to_string())
 }
 
 // What this node itself has put somewhere is written down before, so that nothing of anybody else's is ever taken away.
 
-fn claim(spec: &Spec, step: Step, what: &str) -> Result<(), String> {
-    let path = claim_path(spec, step);
-    fs::write(&path, what).map_err(words(path.display()))
+pub(super) fn claim(spec: &Spec, what: &str, it: &str) -> Result<(), String> {
+    let path = claim_path(&spec.dir, what);
+    // The old one or the new, whatever happens meanwhile: without it nothing would be undone.
+    replace(&path, it.as_bytes()).map_err(words(path.display()))
 }
 
-fn claimed(spec: &Spec, step: Step) -> Option<String> {
-    fs::read_to_string(claim_path(spec, step)).ok()
+pub(super) fn claimed(spec: &Spec, what: &str) -> Option<String> {
+    fs::read_to_string(claim_path(&spec.dir, what)).ok()
 }
 
-fn disclaim(spec: &Spec, step: Step) {
-    let _ = fs::remove_file(claim_path(spec, step));
+pub(super) fn disclaim(spec: &Spec, what: &str) {
+    let _ = fs::remove_file(claim_path(&spec.dir, what));
+}
+
+/// Waits until no check of the file system is under way, of this daemon or of one before; none begins as long as the file is held.
+fn await_check(spec: &Spec) -> Result<Flock<File>, String> {
+    let path = claim_path(&spec.dir, "check");
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(words(path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| format!("{}: {}", path.display(), errno.desc()))
+}
+
+/// A mount that this node itself has made.
+struct Claimed {
+    /// `7:3`
+    numbers: String,
+    /// Without symbolic links.
+    at: PathBuf,
+}
+
+impl Claimed {
+    fn of(spec: &Spec) -> Option<Claimed> {
+        let text = claimed(spec, MOUNT)?;
+        // Earlier daemons have not written where.
+        let (numbers, at) = match text.split_once(' ') {
+            Some((numbers, at)) => (numbers, PathBuf::from(at)),
+            None => (text.as_str(), spec.mount.as_ref()?.at.clone()),
+        };
+        Some(Claimed { numbers: numbers.to_string(), at })
+    }
+
+    /// Whether it stands.
+    ///
+    /// # Errors
+    /// Where somebody else's mount is on top of it.
+    fn stands(&self) -> Result<bool, String> {
+        let table = mounting::table("self");
+        if !table.iter().any(|m| m.at == self.at && m.device == self.numbers) {
+            return Ok(false);
+        }
+        match mounting::top(&table, &self.at).filter(|m| m.device != self.numbers) {
+            Some(over) => {
+                Err(format!("{} ({}) is mounted over {}: take it off first", over.source, over.kind, self.at.display()))
+            }
+            None => Ok(true),
+        }
+    }
 }
 
 fn mount(spec: &Spec, mount: &MountSpec) -> Result<(), String> {
+    let _none_is_checked = await_check(spec)?;
     let device = fs::canonicalize(&mount.device).map_err(words(mount.device.display()))?;
     let ours = mounting::numbers(&device).map_err(words(device.display()))?;
     fs::create_dir_all(&mount.at).map_err(words(mount.at.display()))?;
@@ -221,24 +256,21 @@ fn mount(spec: &Spec, mount: &MountSpec) -> Result<(), String> {
     if let Some(other) = mounting::at(&at).filter(|m| m.device != ours) {
         return Err(mounting::MountError::Taken(other.source, at.display().to_string()).to_string());
     }
-    claim(spec, Step::Mount, &ours)?;
+    // What is undone is what was done, wherever a link at this path leads by then.
+    claim(spec, MOUNT, &format!("{ours} {}", at.display()))?;
     mounting::put_on(&device, &at, &mount.kind, &mount.options).map_err(|e| e.to_string())
 }
 
+/// Asks nothing of the file system, which may hang.
 fn unmount(spec: &Spec, lazily: bool) -> Result<(), String> {
-    let Some(mount) = &spec.mount else { return Ok(()) };
-    let Some(ours) = claimed(spec, Step::Mount) else { return Ok(()) };
-    // Not looked at, since a file system that hangs could hang whoever does; only its folder's parent is.
-    let parent = mount.at.parent().and_then(|p| fs::canonicalize(p).ok());
-    let at = parent.zip(mount.at.file_name()).map_or_else(|| mount.at.clone(), |(p, name)| p.join(name));
-    let is_ours = |m: &mounting::Mounted| m.at == at && m.device == ours;
-    while mounting::table("self").iter().any(is_ours) {
-        mounting::take_off(&at, lazily).map_err(|errno| match errno {
-            Errno::EBUSY => format!("{} is in use: {}", at.display(), list(&holders_of(&ours))),
-            other => format!("the kernel does not unmount {}: {}", at.display(), other.desc()),
+    let Some(ours) = Claimed::of(spec) else { return Ok(()) };
+    while ours.stands()? {
+        mounting::take_off(&ours.at, lazily).map_err(|errno| match errno {
+            Errno::EBUSY => format!("{} is in use: {}", ours.at.display(), list(&holders_of(&ours.numbers))),
+            other => format!("the kernel does not unmount {}: {}", ours.at.display(), other.desc()),
         })?;
     }
-    disclaim(spec, Step::Mount);
+    disclaim(spec, MOUNT);
     Ok(())
 }
 
@@ -257,18 +289,20 @@ fn holders_of(numbers: &str) -> Vec<Holder> {
 
 /// Until nobody holds the mount; the time limit is not this one's to keep.
 fn end_holders(spec: &Spec, signal: Signal) -> Result<(), String> {
-    let Some(ours) = claimed(spec, Step::Mount) else { return Ok(()) };
+    let Some(ours) = Claimed::of(spec) else { return Ok(()) };
     let mut told: Vec<Holder> = Vec::new();
-    loop {
-        let left = holders_of(&ours);
+    // Only then is what has this number ours: the kernel gives it to others once the device is gone.
+    while ours.stands()? {
+        let left = holders_of(&ours.numbers);
         if left.is_empty() {
-            return Ok(());
+            break;
         }
         let fresh: Vec<&Holder> = left.iter().filter(|h| signal == Signal::SIGKILL || !told.contains(h)).collect();
         fresh.iter().for_each(|holder| holder.signal(signal));
         told = left;
         std::thread::sleep(LOOK);
     }
+    Ok(())
 }
 
 fn network(address: &AddressSpec) -> Result<Network, String> {
@@ -278,7 +312,7 @@ fn network(address: &AddressSpec) -> Result<Network, String> {
 fn add_address(spec: &Spec, wanted: &AddressSpec) -> Result<(), String> {
     let network = network(wanted)?;
     let interface = address::interface(&wanted.interface).map_err(|e| e.to_string())?;
-    if claimed(spec, Step::Address).is_none()
+    if claimed(spec, ADDRESS).is_none()
         && let Some(holder) = address::holder(network.ip).map_err(words("cannot list the addresses"))?
     {
         return Err(format!(
@@ -289,7 +323,7 @@ fn add_address(spec: &Spec, wanted: &AddressSpec) -> Result<(), String> {
     if let Some(other) = announce::who_has(interface, network.ip).map_err(words("cannot ask who has the address"))? {
         return Err(format!("{} is taken: {other} answers for it on {}", network.ip, wanted.interface));
     }
-    claim(spec, Step::Address, &wanted.ip)?;
+    claim(spec, ADDRESS, &wanted.ip)?;
     match address::add(interface, network) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
             return Err(format!("the kernel does not add {network} to {}: {e}", wanted.interface));
@@ -300,7 +334,7 @@ fn add_address(spec: &Spec, wanted: &AddressSpec) -> Result<(), String> {
 }
 
 fn remove_address(spec: &Spec, wanted: &AddressSpec) -> Result<(), String> {
-    if claimed(spec, Step::Address).is_none() {
+    if claimed(spec, ADDRESS).is_none() {
         return Ok(());
     }
     let network = network(wanted)?;
@@ -313,6 +347,6 @@ fn remove_address(spec: &Spec, wanted: &AddressSpec) -> Result<(), String> {
                 .map_err(|e| format!("the kernel does not remove {network} from {}: {e}", wanted.interface))?;
         }
     }
-    disclaim(spec, Step::Address);
+    disclaim(spec, ADDRESS);
     Ok(())
 }
