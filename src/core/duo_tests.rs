@@ -120,7 +120,7 @@ pub struct Side {
 }
 
 enum What {
-    Tell(Event),
+    Tell(Box<Event>),
     Dial(NodeId),
 }
 
@@ -248,7 +248,7 @@ impl Duo {
     fn hang_up(&mut self, side: usize) {
         for at in [side, 1 - side] {
             for (peer, session) in std::mem::take(&mut self.sides[at].sessions) {
-                self.later(0, at, What::Tell(Event::PeerDown { peer, session }));
+                self.later(0, at, What::Tell(Box::new(Event::PeerDown { peer, session })));
             }
         }
     }
@@ -343,7 +343,7 @@ impl Duo {
             return;
         }
         match what {
-            What::Tell(event) => self.tell(side, event),
+            What::Tell(event) => self.tell(side, *event),
             What::Dial(peer) => self.dialed(side, peer),
         }
     }
@@ -358,7 +358,7 @@ impl Duo {
         for at in [side, 1 - side] {
             let peer = NodeId(1 - at as u8);
             self.sides[at].sessions.insert(peer, session);
-            self.later(0, at, What::Tell(Event::PeerUp { peer, session }));
+            self.later(0, at, What::Tell(Box::new(Event::PeerUp { peer, session })));
         }
     }
 
@@ -378,14 +378,14 @@ impl Duo {
             Action::Io { id, part, op } => {
                 let result = this.disk.perform(part, op);
                 let io_us = this.io_us;
-                self.later(io_us, side, What::Tell(Event::IoDone { id, result }));
+                self.later(io_us, side, What::Tell(Box::new(Event::IoDone { id, result })));
             }
             Action::Complete { req, result } => this.replies.push_back((now, req, result)),
             Action::Connect { peer } => self.later(wire_us, side, What::Dial(peer)),
             Action::Send { peer, session, message } => {
                 if this.sessions.get(&peer) == Some(&session) {
                     let event = Event::PeerMessage { peer: NodeId(side as u8), session, message };
-                    self.later(wire_us, usize::from(peer.0), What::Tell(event));
+                    self.later(wire_us, usize::from(peer.0), What::Tell(Box::new(event)));
                 }
             }
             Action::Close { peer, session } => {
@@ -393,7 +393,7 @@ impl Duo {
                     this.sessions.remove(&peer);
                     let other = usize::from(peer.0);
                     let event = Event::PeerDown { peer: NodeId(side as u8), session };
-                    self.later(wire_us, other, What::Tell(event));
+                    self.later(wire_us, other, What::Tell(Box::new(event)));
                 }
             }
             Action::CommandDone { id, result } => {

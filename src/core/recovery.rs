@@ -61,7 +61,7 @@ pub struct Recovered {
     /// The newest record at or below the checkpoint that is in the log no more.
     pub unreadable: Option<Lsn>,
     /// Peers whose list of what they lack is of no use any more, and why.
-    pub lists_lost: Vec<(NodeId, String)>,
+    pub lists_lost: ListsLost,
 }
 
 impl Recovered {
@@ -310,13 +310,16 @@ fn wipe_ahead(log: &LogStart, disk: &mut Sectors) -> Result<(), IoError> {
     disk.flush(Part::Log)
 }
 
+/// Whose lists cannot be read, and why.
+pub type ListsLost = Vec<(NodeId, String)>;
+
 /// The lists of what peers lack (B1). One that is shorter than it was is of no use: its peer will be compared in full.
 fn read_bitmaps(
     config: &NodeConfig,
     superblock: &Superblock,
     log: &LogStart,
     disk: &mut dyn BlockingDisk,
-) -> Result<(Vec<Bitmap>, Vec<(NodeId, String)>), RecoveryError> {
+) -> Result<(Vec<Bitmap>, ListsLost), RecoveryError> {
     let sizes: Vec<u64> = config.volumes.iter().map(|v| v.size).collect();
     let dropped = log.tail.first.prev();
     let (mut bitmaps, mut lost) = (Vec::new(), Vec::new());
