@@ -118,10 +118,11 @@ mod tests {
             Err(e) => return println!("SKIPPED: {e}"),
         };
         assert!(group.is_empty());
-        let line = "echo 0 > cgroup.procs && mkdir inner && \
+        let line = "echo 0 > cgroup.procs && mkdir inner || exit 1; \
             (echo 0 > inner/cgroup.procs; exec setsid env -i sleep 1000) & exec setsid env -i sleep 1000";
         let mut shell = Command::new("sh").args(["-c", line]).current_dir(group.path()).spawn().unwrap();
         while group.processes().iter().filter(|p| p.name == "sleep").count() < 2 {
+            assert_eq!(shell.try_wait().unwrap(), None, "the shell is a sleep by now");
             std::thread::yield_now();
         }
         assert!(!group.is_empty());

@@ -487,6 +487,20 @@ impl Drop for Hosts {
         for letter in ["a", "b", "c"] {
             run("ip", &["netns", "del", &format!("{}-{letter}", self.prefix)]);
         }
+        self.remove_groups();
+    }
+}
+
+impl Hosts {
+    /// The services' control groups, which outlive a daemon that was killed.
+    fn remove_groups(&self) {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let hierarchy = mounts.lines().filter(|l| l.contains(" cgroup2 ")).find_map(|l| l.split(' ').nth(1));
+        let groups = hierarchy.and_then(|at| fs::read_dir(at).ok()).into_iter().flatten().flatten();
+        let ours = format!("understudy.{}.", self.prefix);
+        for group in groups.filter(|g| g.file_name().to_string_lossy().starts_with(&ours)) {
+            let _ = fs::remove_dir(group.path());
+        }
     }
 }
 
