@@ -240,8 +240,8 @@ fn finish(options: &Options, tally: &Tally, first: u64, began: Instant) -> ExitC
         println!("fresh seeds; the same again: --seeds {first}..{last}");
     }
     println!("{} passed, {} failed; digest of all {:016x}", tally.passed, tally.failed.len(), tally.digest);
-    // A thousand seeds see everything; fewer prove nothing by what they lack.
-    let unseen = if tally.passed >= 1000 { tally.counts.unseen() } else { Vec::new() };
+    // Two thousand seeds see everything; fewer prove nothing by what they lack.
+    let unseen = if tally.passed >= 2000 { tally.counts.unseen() } else { Vec::new() };
     if !unseen.is_empty() {
         println!("the simulator never got there: {}", unseen.join(", "));
     }

@@ -103,8 +103,8 @@ impl<B: Brain> World<B> {
         }
     }
 
-    /// What belongs to a term goes on in a later one only if nobody else has served in between (C6). Of a generation that was founded
-    /// by force, with this node said to be off, it need not know.
+    /// What belongs to a term goes on in a later one only if nobody else has served in between (C6): nothing does to one that was not
+    /// served in (`daemon::tenure`). Of a generation that was founded by force, with this node said to be off, it need not know.
     fn check_continues(&mut self, node: NodeId, term: TermId, continues: Option<TermId>) -> Result<(), Violation> {
         if continues.is_some_and(|before| before != term) {
             self.counts.one("terms that continue another");
@@ -112,7 +112,8 @@ impl<B: Brain> World<B> {
         let generation = self.slots[node.0 as usize].brain.as_ref().map(|b| b.charter().generation);
         let last = self.served_last.replace((node, generation));
         let since = last.filter(|(n, g)| *n != node && *g == generation);
-        match (continues, since) {
+        let served_in = self.slot(node).served_in.replace(term);
+        match (continues.filter(|before| Some(*before) == served_in), since) {
             (Some(before), Some((other, _))) => {
                 let what = format!("{node:?} continues {before:?} in {term:?}, and {other:?} served in between");
                 Err(broken("5 one active (C6)", what))

@@ -4,9 +4,9 @@ use super::plan::{OF_WITNESSES, TROUBLES};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-/// What some seeds of any thousand come to, beside each kind of trouble. One that stays at zero means that the simulator
+/// What some seeds of any two thousand come to, beside each kind of trouble. One that stays at zero means that the simulator
 /// never got there, and proves nothing about it.
-const EXPECTED: [&str; 53] = [
+const EXPECTED: [&str; 57] = [
     "I/O errors",
     "actives that met a higher generation",
     "damaged frames refused",
@@ -18,6 +18,7 @@ const EXPECTED: [&str; 53] = [
     "images refused",
     "newest superblocks gone bad",
     "notice Demoted",
+    "notice Deposed",
     "notice Dropped",
     "notice HandshakeRefused",
     "notice HistoryTooSmall",
@@ -34,6 +35,7 @@ const EXPECTED: [&str; 53] = [
     "notice SplitBrain",
     "notice StorageFailed",
     "notice Suspended",
+    "notice TookOver",
     "notice VerifyDiffers",
     "notice VerifyFinished",
     "orphaned blocks found in a salvage",
@@ -58,7 +60,9 @@ const EXPECTED: [&str; 53] = [
     "worlds of small blocks",
     "worlds of two volumes",
     "worlds that suspend",
+    "worlds with a witness",
     "worlds with packed frames",
+    "worlds with three nodes that vote",
     "worlds without holes",
 ];
 

@@ -7,7 +7,7 @@ use super::invariants::isolation::Isolation;
 use super::invariants::order::Order;
 use super::truth::Pos;
 use crate::buf::Payload;
-use crate::core::{Event, NodeId, Time};
+use crate::core::{Event, NodeId, TermId, Time};
 
 /// A node's machine and process.
 #[derive(Debug)]
@@ -51,6 +51,8 @@ pub struct Slot<B> {
     pub impaired: bool,
     /// A sector of its log or lists has gone bad since its process started.
     pub rotten: bool,
+    /// The last term that it served in; its daemon notes that.
+    pub served_in: Option<TermId>,
     /// Pages of its ring that have gone bad under it while it served, each as it reads since; a restart finds them well.
     pub bad_pages: Vec<(u64, Payload)>,
     /// An operator has said that it is off: it stays so.

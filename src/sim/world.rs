@@ -230,6 +230,7 @@ impl<B: Brain> World<B> {
             stayed: Vec::new(),
             impaired: false,
             rotten: false,
+            served_in: None,
             bad_pages: Vec::new(),
             held: false,
             unaware: false,
