@@ -146,6 +146,7 @@ impl<B: Brain> World<B> {
             }
         }
         self.slot(node).unaware &= generation != self.orders.generation;
+        self.slot(node).deposed = None;
         if !self.slots[node.0 as usize].unaware {
             self.check_only_active(node)?;
             self.check_continues(node, term, continues)?;
@@ -157,7 +158,9 @@ impl<B: Brain> World<B> {
         self.counts.one(if forced { "terms opened by force" } else { "terms opened" });
         if !again {
             let start = opened.first.prev();
-            if !self.slots[node.0 as usize].unaware {
+            let slot = &self.slots[node.0 as usize];
+            let in_force = !slot.unaware && slot.deposed.is_none();
+            if in_force {
                 let at = lineage.len().checked_sub(2).map(|i| Pos { term: lineage[i].id, lsn: start });
                 let at = at.and_then(|p| self.truth.settle(p));
                 self.counts.one("promotions checked");
@@ -167,14 +170,13 @@ impl<B: Brain> World<B> {
                 self.counts.add(how, given_up);
             }
             let whole = Pos { term, lsn: start };
-            if !self.slots[node.0 as usize].unaware {
+            if in_force {
                 self.newest_began = Some(whole);
             }
             let held = |done: &Option<Pos>| done.filter(|p| self.truth.contains(whole, *p)).map_or(Lsn(0), |p| p.lsn);
             let completed = self.done.iter().map(held).collect();
             self.slot(node).client = Some(Client::new(term, start, completed));
             self.slot(node).outvoted_at = None;
-            self.slot(node).deposed = false;
         } else if let Some(client) = &mut self.slot(node).client {
             client.live = true;
         }
@@ -244,8 +246,10 @@ impl<B: Brain> World<B> {
             return Ok(());
         }
         self.counts.answered += 1;
-        if slot.deposed && matches!(&result, Ok(Reply::Data(_) | Reply::Extents(_))) {
-            let detail = format!("{node:?} answers {req:?}, and another node has taken over");
+        // One that was asked before is answered with what was there then.
+        let asked_since = slot.deposed.is_some_and(|first| req >= first);
+        if asked_since && matches!(&result, Ok(Reply::Data(_) | Reply::Extents(_))) {
+            let detail = format!("{node:?} answers {req:?}, and another node had taken over when it was asked");
             return Err(broken("5 one active (C2)", detail));
         }
         if let Some(took) = promise.took_us {
@@ -264,7 +268,7 @@ impl<B: Brain> World<B> {
         if slot.unaware {
             return Ok(());
         }
-        if slot.deposed {
+        if slot.deposed.is_some() {
             return self.check_deposed(node, promise.kept.or(promise.durable));
         }
         if let Some((volume, pos)) = promise.done {

@@ -208,7 +208,7 @@ impl<B: Brain> World<B> {
         slot.stall.note(0, true);
         slot.suspended = false;
         slot.outvoted_at = None;
-        slot.deposed = false;
+        slot.deposed = None;
         let resyncing = std::mem::take(&mut slot.resyncing);
         if power {
             slot.boot = boot;

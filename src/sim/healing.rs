@@ -91,7 +91,7 @@ impl<B: Brain> World<B> {
     }
 
     pub(super) fn active(&self) -> Option<NodeId> {
-        let serves = |s: &super::slot::Slot<B>| s.serves() && !s.unaware && !s.deposed;
+        let serves = |s: &super::slot::Slot<B>| s.serves() && !s.unaware && s.deposed.is_none();
         self.nodes().find(|n| serves(&self.slots[n.0 as usize]))
     }
 

@@ -7,7 +7,7 @@ use super::invariants::isolation::Isolation;
 use super::invariants::order::Order;
 use super::truth::Pos;
 use crate::buf::Payload;
-use crate::core::{Event, NodeId, TermId, Time};
+use crate::core::{Event, NodeId, ReqId, TermId, Time};
 
 /// A node's machine and process.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ pub struct Slot<B> {
     pub stall: Isolation,
     /// When, serving, it met a node that knows of a later promotion: its term is over (C7, C8).
     pub outvoted_at: Option<u64>,
-    /// Another node serves by the voters' word, and this one does not know yet.
-    pub deposed: bool,
+    /// Another node serves by the voters' word, and this one does not know yet: the first request that comes after that.
+    pub deposed: Option<ReqId>,
     /// It has said that it is suspended.
     pub suspended: bool,
     /// A resync of it has begun and not ended.

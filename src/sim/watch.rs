@@ -7,7 +7,7 @@ use super::plan::{Plan, name};
 use super::truth::Pos;
 use super::world::World;
 use crate::core::hello::Member;
-use crate::core::{Mode, NodeId, OnStall, PeerMsg};
+use crate::core::{Mode, NodeId, OnStall, PeerMsg, ReqId};
 
 impl<B: Brain> World<B> {
     /// A node that takes over is another one from then on (C3).
@@ -43,7 +43,7 @@ impl<B: Brain> World<B> {
         // By id: two operators may each have founded one of the same number.
         self.slot(node).unaware &= generation != self.orders.generation;
         let slot = &self.slots[node.0 as usize];
-        if slot.serves() && !slot.unaware && !slot.deposed {
+        if slot.serves() && !slot.unaware && slot.deposed.is_none() {
             for member in now.iter().filter(|n| !before.contains(n) && **n != node) {
                 self.durability.admitted(node, *member, &self.truth);
             }
@@ -79,14 +79,22 @@ impl<B: Brain> World<B> {
         let others =
             self.nodes().find(|n| *n != node && self.slots[n.0 as usize].serves() && !self.slots[n.0 as usize].unaware);
         let charter = |n: NodeId| self.slots[n.0 as usize].brain.as_ref().map(B::charter);
+        let overtakes = |one: NodeId, another: NodeId| {
+            self.plan.voting.is_some()
+                && charter(one).zip(charter(another)).is_some_and(|(one, another)| one.overtakes(another))
+        };
+        let next = ReqId(self.next_request);
         match others {
             // Whoever was taken over goes on until it hears of it; what it may still do is looked at.
-            Some(other)
-                if self.plan.voting.is_some()
-                    && charter(node).zip(charter(other)).is_some_and(|(mine, theirs)| mine.overtakes(theirs)) =>
-            {
+            Some(other) if overtakes(node, other) => {
                 self.counts.one("actives taken over while they lived");
-                self.slot(other).deposed = true;
+                self.slot(other).deposed = Some(next);
+                Ok(())
+            }
+            // It was replaced while it opened its term.
+            Some(other) if overtakes(other, node) => {
+                self.counts.one("actives taken over before they served");
+                self.slot(node).deposed = Some(next);
                 Ok(())
             }
             Some(other) => Err(broken("5 one active", format!("{node:?} serves while {other:?} does"))),
@@ -160,7 +168,7 @@ impl<B: Brain> World<B> {
             slot.isolation.check(now, node, now - oldest, self.plan.patience_us())?;
             slot.stall.check(now, node, now - oldest, self.plan.stalls_us())?;
         }
-        let watched = serving.is_some() && !slot.unaware && !slot.deposed;
+        let watched = serving.is_some() && !slot.unaware && slot.deposed.is_none();
         let Marks { accepted, written, durable, committed, applied, checkpointed } = marks;
         let state = [accepted, written, durable, committed, applied, checkpointed];
         self.mix(u64::from(node.0));

@@ -220,7 +220,7 @@ impl<B: Brain> World<B> {
             isolation: Default::default(),
             stall: Default::default(),
             outvoted_at: None,
-            deposed: false,
+            deposed: None,
             suspended: false,
             resyncing: false,
             members: Vec::new(),
